@@ -1,0 +1,1 @@
+"""Data: images, samples, shards, synthetic scenes and the datamodule."""

@@ -1,0 +1,1 @@
+"""Group-relative policy optimisation: advantages, losses and the LightningModule that trains the policy."""

@@ -1,0 +1,244 @@
+"""Sampling many episodes of many groups at once, turn by turn.
+
+The sampler knows tokens and slots. What a turn means, and what comes back, is the driver's business: at the end of every
+turn it calls ``on_turn`` and either gets the next observation to encode, or nothing, and the episode is over.
+
+Every episode draws from its own stream of uniform numbers, so what it samples depends on its seed and its logits alone, not on
+which other episodes run beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from infogap.policy.cache import PrefillAttention, SlotCache
+from infogap.policy.logprobs import scaled_logits
+from infogap.policy.model import Policy
+from infogap.policy.packing import Chunk, Group, pack
+from infogap.policy.patches import rope_positions
+
+
+@dataclass
+class SamplingConfig:
+    """How tokens are drawn.
+
+    Args:
+        temperature: divides the logits; 0 takes the most likely token. LFPC: not published, 1.0 as DeepEyes.
+        top_p: draw from the smallest set of tokens with this probability; 1.0 draws from all. Log-probabilities are those
+            before top-p, as in TRL.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        if self.temperature < 0:
+            raise ValueError(f"sampling.temperature is {self.temperature}: give 0 (greedy) or a positive number.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"sampling.top_p is {self.top_p}: give a number above 0 and up to 1.")
+
+    @property
+    def scoring_temperature(self) -> float:
+        """Temperature at which log-probabilities are given: that of sampling, 1 for greedy decoding."""
+        return self.temperature or 1.0
+
+
+@dataclass(frozen=True)
+class SampledTurn:
+    """One finished turn of an episode.
+
+    Attributes:
+        token_ids: what was sampled, the stop token included.
+        text: the same as text, without the stop token.
+        closed: whether it ended in the chat format's stop token.
+        truncated: whether it ended because no more tokens were allowed.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    closed: bool
+    truncated: bool
+
+
+OnTurn = Callable[[int, SampledTurn], Chunk | None]
+"""Called with the number of the episode and its finished turn; returns the observation, or None at the end."""
+
+
+@dataclass(frozen=True)
+class TokenLimits:
+    """Most tokens that may be sampled in one turn, and in one episode over all turns."""
+
+    turn: int
+    episode: int
+
+
+@dataclass
+class _Slot:
+    """One running episode."""
+
+    uniform: Tensor  # [episode limit]
+    position: int  # of the next token to be encoded
+    chunks: list[Chunk] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    drawn: int = 0
+
+    def close_turn(self) -> None:
+        self.chunks.append(Chunk(tuple(self.ids), sampled=True, logprobs=tuple(self.logprobs)))
+        self.ids, self.logprobs = [], []
+
+
+def draw(logits: Tensor, uniform: Tensor, banned: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """Draw one token from every row of logits.
+
+    Args:
+        logits: ``[B, vocabulary]``.
+        uniform: a number in [0, 1) for each row, ``[B]``.
+        banned: ids that are never drawn.
+        config: temperature and top-p.
+
+    Returns:
+        Tokens ``[B]`` and their log-probabilities ``[B]``.
+    """
+    logprobs = scaled_logits(logits, banned, config.scoring_temperature).log_softmax(-1)
+    if config.temperature == 0:
+        tokens = logprobs.argmax(-1)
+    else:
+        ordered, order = logprobs.exp().sort(dim=-1, descending=True)
+        cumulative = ordered.cumsum(-1)
+        # a token is kept if those before it do not fill top_p; the draw is a point below what is kept
+        kept = cumulative - ordered < config.top_p
+        mass = ordered.mul(kept).sum(-1)
+        place = torch.searchsorted(cumulative, (uniform.to(mass) * mass)[:, None], right=True)[:, 0]
+        place = torch.minimum(place, kept.sum(-1) - 1)
+        # rounding may leave the point on a token of probability 0 at the very end
+        place = torch.minimum(place, (ordered > 0).sum(-1) - 1)
+        tokens = order.gather(-1, place[:, None])[:, 0]
+    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+
+
+class Sampler:
+    """Runs episodes of several groups to their end.
+
+    Args:
+        policy: the policy.
+        config: how tokens are drawn.
+        limits: most tokens of a turn and of an episode.
+    """
+
+    def __init__(self, policy: Policy, config: SamplingConfig, limits: TokenLimits) -> None:
+        self.policy, self.config, self.limits = policy, config, limits
+
+    @torch.no_grad()
+    def run(self, prompts: Sequence[Chunk], generators: Sequence[Sequence[torch.Generator]], on_turn: OnTurn) -> list[Group]:
+        """Sample episodes.
+
+        Args:
+            prompts: the groups' prompts.
+            generators: for every group one generator an episode; its length is the size of the group.
+            on_turn: the driver. Episodes are numbered through the groups.
+
+        Returns:
+            The groups, their episodes in order.
+        """
+        row = pack([Group(prompt, ()) for prompt in prompts], self.policy.vocabulary.image)
+        prefill = PrefillAttention(row.group.to(self.policy.device))
+        hidden = self.policy.row_hidden(row, prefill)
+        after = [int(row.positions[:, row.group == number].max()) + 1 for number in range(len(prompts))]
+        groups = [number for number, members in enumerate(generators) for _ in members]
+        uniforms = [torch.rand(self.limits.episode, generator=g) for members in generators for g in members]
+        self._slots = [_Slot(u, after[group]) for u, group in zip(uniforms, groups, strict=True)]
+        self._cache = SlotCache(prefill, torch.tensor(groups, device=self.policy.device))
+        self._physical = list(range(len(groups)))  # the episode in every slot of the cache
+        last_of_prompt = torch.bincount(row.group).cumsum(0) - 1
+        self._on_turn = on_turn
+        self._loop(hidden[last_of_prompt.to(hidden.device)][torch.tensor(groups, device=hidden.device)])
+        sizes = [len(members) for members in generators]
+        episodes = iter(tuple(slot.chunks) for slot in self._slots)
+        return [Group(p, tuple(next(episodes) for _ in range(size))) for p, size in zip(prompts, sizes, strict=True)]
+
+    def _loop(self, hidden: Tensor) -> None:
+        running, waiting = self._advance(list(range(len(self._slots))), hidden)
+        while running or waiting:
+            # observations are encoded together, once the episodes that still write are the fewer
+            if waiting and len(waiting) >= len(running):
+                hidden = self._encode(list(waiting), [self._feed(episode, chunk) for episode, chunk in waiting.items()])
+                started, more = self._advance(list(waiting), hidden)
+                waiting = more
+                running = sorted(running + started)
+                continue
+            hidden = self._encode(running, [Chunk((self._slots[episode].ids[-1],)) for episode in running])
+            running, more = self._advance(running, hidden)
+            waiting |= more
+            self._compact(running, waiting)
+
+    def _feed(self, episode: int, observation: Chunk) -> Chunk:
+        """The last sampled token, which was not encoded yet, and the observation after it."""
+        last = self._slots[episode].chunks[-1].token_ids[-1]
+        self._slots[episode].chunks.append(observation)
+        return Chunk((last, *observation.token_ids), observation.images)
+
+    def _advance(self, episodes: list[int], hidden: Tensor) -> tuple[list[int], dict[int, Chunk]]:
+        """Draw a token for each of ``episodes``; returns those that go on and the observations of those that wait."""
+        uniform = torch.stack([self._slots[e].uniform[self._slots[e].drawn] for e in episodes])
+        logits = self.policy.parts.lm_head(hidden)
+        tokens, logprobs = draw(logits, uniform.to(hidden.device), self.policy.banned, self.config)
+        going: list[int] = []
+        waiting: dict[int, Chunk] = {}
+        for episode, token, logprob in zip(episodes, tokens.tolist(), logprobs.tolist(), strict=True):
+            slot = self._slots[episode]
+            slot.ids.append(token)
+            slot.logprobs.append(logprob)
+            slot.drawn += 1
+            turn = self._finished(slot)
+            if turn is None:
+                going.append(episode)
+                continue
+            slot.close_turn()
+            observation = self._on_turn(episode, turn)
+            if observation is not None and slot.drawn < self.limits.episode:
+                waiting[episode] = observation
+        return going, waiting
+
+    def _finished(self, slot: _Slot) -> SampledTurn | None:
+        words = self.policy.vocabulary
+        closed, ended = slot.ids[-1] in words.stop, slot.ids[-1] in words.turn_end
+        full = len(slot.ids) >= self.limits.turn or slot.drawn >= self.limits.episode
+        if not (closed or ended or full):
+            return None
+        shown = slot.ids[:-1] if closed else slot.ids
+        text = self.policy.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return SampledTurn(tuple(slot.ids), str(text), closed, full and not (closed or ended))
+
+    def _encode(self, episodes: list[int], chunks: list[Chunk]) -> Tensor:
+        """Append chunks to their episodes; returns the hidden state of each one's last token, ``[B, width]``."""
+        device = self.policy.device
+        lengths = torch.tensor([len(chunk.token_ids) for chunk in chunks])
+        longest = int(lengths.max())
+        token_ids = torch.zeros(len(chunks), longest, dtype=torch.long)
+        positions = torch.zeros(3, len(chunks), longest, dtype=torch.long)
+        for number, (episode, chunk) in enumerate(zip(episodes, chunks, strict=True)):
+            slot, size = self._slots[episode], len(chunk.token_ids)
+            grids = [image.grid for image in chunk.images]
+            rope, slot.position = rope_positions(chunk.token_ids, grids, self.policy.vocabulary.image, slot.position)
+            token_ids[number, :size] = torch.tensor(chunk.token_ids)
+            positions[:, number, :size] = rope
+        place = {episode: number for number, episode in enumerate(self._physical)}
+        slots = torch.tensor([place[episode] for episode in episodes], device=device)
+        attend = self._cache.attend(slots, lengths.to(device))
+        embeds = self.policy.embed(token_ids.to(device), [image for chunk in chunks for image in chunk.images])
+        hidden = self.policy.hidden(embeds, positions.to(device), attend)
+        return hidden[torch.arange(len(chunks), device=device), lengths.to(device) - 1]
+
+    def _compact(self, running: list[int], waiting: dict[int, Chunk]) -> None:
+        """Drop the slots of finished episodes once they are half of all."""
+        alive = sorted({*running, *waiting})
+        if alive and len(alive) <= len(self._physical) // 2:
+            place = {episode: number for number, episode in enumerate(self._physical)}
+            self._cache.keep(torch.tensor([place[episode] for episode in alive], device=self.policy.device))
+            self._physical = alive

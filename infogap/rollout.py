@@ -1,0 +1,230 @@
+"""Episodes: the protocol and the environment on one side, the sampler on the other.
+
+A rollout shows every sample's view once, samples its group of episodes together, cuts the crops that they ask for, and returns
+what happened twice over: as text and boxes for the rewards, as token chunks for the loss.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from infogap.data.sample import Sample
+from infogap.episode.environment import Environment, EpisodeLimits
+from infogap.episode.protocol import Protocol
+from infogap.episode.tool import CropTool, OwnCrop
+from infogap.geometry import Size
+from infogap.policy.model import Policy
+from infogap.policy.packing import Chunk, Group
+from infogap.policy.sampler import SampledTurn, Sampler, SamplingConfig, TokenLimits
+from infogap.types import Episode, StopReason
+
+
+@dataclass
+class ViewConfig:
+    """Which view of the original the policy is shown.
+
+    Args:
+        mode: "selected": the budget that resolution selection found for the sample (LFPC section 3); "budget": the same
+            budget for all; "none": no image, which measures what text alone gives away.
+        budget: most visual tokens of a view in mode "budget"; views are never enlarged.
+        min_tokens: fewest visual tokens of a view.
+    """
+
+    mode: Literal["selected", "budget", "none"] = "selected"
+    budget: int = 1024
+    min_tokens: int = 4
+
+    def __post_init__(self) -> None:
+        """Refuse empty views."""
+        if not 1 <= self.min_tokens <= self.budget:
+            raise ValueError(f"view.min_tokens {self.min_tokens} and view.budget {self.budget}: give 1 <= min <= budget.")
+
+    def tokens(self, sample: Sample) -> int:
+        """Budget of the sample's view in visual tokens.
+
+        Raises:
+            ValueError: in mode "selected", if the sample has no selected view.
+        """
+        if self.mode != "selected":
+            return self.budget
+        if sample.view_tokens is None:
+            raise ValueError(
+                f"Sample {sample.key} has no selected view: run data_scripts/select_resolution.py on its shards, or set "
+                "view.mode to 'budget'."
+            )
+        return sample.view_tokens
+
+
+@dataclass
+class CropConfig:
+    """How large a crop is shown.
+
+    Args:
+        max_tokens: most visual tokens of a crop. LFPC: not published.
+        min_tokens: fewest; smaller regions are enlarged.
+    """
+
+    max_tokens: int = 1024
+    min_tokens: int = 16
+
+    def __post_init__(self) -> None:
+        """Refuse empty crops."""
+        if not 1 <= self.min_tokens <= self.max_tokens:
+            raise ValueError(f"crop.min_tokens {self.min_tokens}, crop.max_tokens {self.max_tokens}: give 1 <= min <= max.")
+
+
+@dataclass
+class RolloutConfig:
+    """How episodes are played.
+
+    Args:
+        group_size: episodes of one sample. LFPC section 5: 16.
+        view: what the policy is shown first.
+        crop: how large its crops are.
+        limits: where an episode ends.
+        sampling: how tokens are drawn.
+    """
+
+    group_size: int = 16
+    view: ViewConfig = field(default_factory=ViewConfig)
+    crop: CropConfig = field(default_factory=CropConfig)
+    limits: EpisodeLimits = field(default_factory=EpisodeLimits)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+
+    def __post_init__(self) -> None:
+        """Refuse empty groups."""
+        if self.group_size < 1:
+            raise ValueError(f"rollout.group_size is {self.group_size}: give at least 1 (GRPO needs at least 2).")
+
+    def direct(self) -> RolloutConfig:
+        """The same without the tool: one turn, no crop."""
+        return replace(self, limits=replace(self.limits, max_turns=1, max_crops=0))
+
+    def greedy(self) -> RolloutConfig:
+        """One episode a sample, always the most likely token."""
+        return replace(self, group_size=1, sampling=SamplingConfig(temperature=0.0))
+
+
+@dataclass(frozen=True)
+class GroupRollout:
+    """Everything about one group.
+
+    Attributes:
+        sample: the sample.
+        view: size of the view in pixels.
+        group: its prompt and episodes as token chunks.
+        episodes: the same episodes as text and boxes.
+        visual_tokens: visual tokens that each episode cost, view and crops.
+    """
+
+    sample: Sample
+    view: Size
+    group: Group
+    episodes: tuple[Episode, ...]
+
+    @property
+    def visual_tokens(self) -> list[int]:
+        """Visual tokens of each episode: its view and its crops."""
+        view = sum(image.tokens for image in self.group.prompt.images)
+        return [view + sum(i.tokens for chunk in chunks for i in chunk.images) for chunks in self.group.episodes]
+
+    @property
+    def policy_tokens(self) -> list[int]:
+        """Sampled tokens of each episode."""
+        return [sum(len(c.token_ids) for c in chunks if c.sampled) for chunks in self.group.episodes]
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A seed that depends on all parts and on nothing else: the first eight bytes of their SHA-256."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class Rollout:
+    """Plays episodes.
+
+    Args:
+        policy: the policy.
+        protocol: its texts.
+        config: how to play.
+        tool: what a crop call shows; the default is the region that was asked for.
+        direct: ask without the tool: one turn, under the protocol's direct prompt.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        protocol: Protocol,
+        config: RolloutConfig,
+        tool: CropTool | None = None,
+        *,
+        direct: bool = False,
+    ) -> None:
+        self.policy, self.protocol, self.direct = policy, protocol, direct
+        self.config = config.direct() if direct else config
+        self.tool = tool or OwnCrop(config.crop.max_tokens, config.crop.min_tokens)
+
+    def run(self, samples: Sequence[Sample], seed: Sequence[int | str]) -> list[GroupRollout]:
+        """Play a group of episodes for every sample.
+
+        Args:
+            samples: the samples.
+            seed: what the random numbers depend on beside the place of the group and of the episode, such as the run's
+                seed, the rollout step and the rank.
+        """
+        views = [self._view(sample) for sample in samples]
+        prompts = [chunk for chunk, _ in views]
+        environments = [
+            Environment(sample, size, self.protocol, self.tool, self.config.limits)
+            for sample, (_, size) in zip(samples, views, strict=True)
+            for _ in range(self.config.group_size)
+        ]
+        generators = [
+            [_generator(*seed, number, episode) for episode in range(self.config.group_size)] for number in range(len(samples))
+        ]
+
+        def on_turn(number: int, turn: SampledTurn) -> Chunk | None:
+            return self._play(environments[number], turn)
+
+        limits = TokenLimits(self.config.limits.max_turn_tokens, self.config.limits.max_episode_tokens)
+        groups = Sampler(self.policy, self.config.sampling, limits).run(prompts, generators, on_turn)
+        episodes = [self._ended(environment.episode) for environment in environments]
+        for sample in samples:
+            sample.image.release()
+        size = self.config.group_size
+        return [
+            GroupRollout(sample, view, group, tuple(episodes[number * size : (number + 1) * size]))
+            for number, (sample, (_, view), group) in enumerate(zip(samples, views, groups, strict=True))
+        ]
+
+    def _view(self, sample: Sample) -> tuple[Chunk, Size]:
+        """The sample's prompt, and the size of the view that it shows."""
+        tool, config = not self.direct, self.config.view
+        if config.mode == "none":
+            text = self.protocol.prompt(sample.question, sample.options, tool=tool, image=False)
+            return self.policy.chunk(text), sample.image.size
+        image = sample.image.view(config.tokens(sample), config.min_tokens)
+        text = self.protocol.prompt(sample.question, sample.options, tool=tool)
+        return self.policy.chunk(text, [self.policy.patchifier(image)]), Size(*image.size)
+
+    def _play(self, environment: Environment, turn: SampledTurn) -> Chunk | None:
+        observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated)
+        if observation is None:
+            return None
+        images = [] if observation.image is None else [self.policy.patchifier(observation.image)]
+        return self.policy.chunk(observation.text, images)
+
+    def _ended(self, episode: Episode) -> Episode:
+        """An episode whose tokens ran out between two turns was cut off as well."""
+        if episode.stop_reason is None:
+            episode.stop_reason = StopReason.MAX_TOKENS
+        return episode
+
+
+def _generator(*seed: int | str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(*seed))

@@ -1,0 +1,147 @@
+"""The shape of the package, read from its source: who imports whom, how long things are, and what is not called."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "infogap"
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+PLAIN = {"types", "geometry"}
+ALL_BELOW = PLAIN | {"data", "episode", "policy", "rollout", "grpo", "evaluation", "callbacks"}
+ENTRIES = {"cli", "export", "resolution"}
+MAY_IMPORT = {
+    "__init__": set(),
+    "types": PLAIN,
+    "geometry": set(),
+    "data": PLAIN,
+    "episode": PLAIN | {"data"},
+    "policy": PLAIN,
+    "rollout": PLAIN | {"data", "episode", "policy"},
+    "grpo": PLAIN | {"data", "episode", "policy", "rollout"},
+    "evaluation": PLAIN | {"data", "episode", "policy", "rollout"},
+    "callbacks": ALL_BELOW - {"callbacks"},
+    "cli": ALL_BELOW | ENTRIES,
+    "export": ALL_BELOW | ENTRIES,
+    "resolution": ALL_BELOW | ENTRIES,
+}
+"""Rooms that each room may import besides itself."""
+
+MAY_IMPORT_LIGHTNING = ("grpo/", "data/datamodule.py", "callbacks/", "cli.py")
+MAY_NOT_IMPORT_TORCH = ("__init__.py", "types.py", "geometry.py", "episode/")
+STANDARD_LIBRARY_ONLY = ("__init__.py", "types.py", "geometry.py")
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+
+DISTRIBUTIONS = {"PIL": "pillow"}
+"""Import names that differ from the name under which a dependency is installed."""
+
+USED_BUT_NOT_IMPORTED = {
+    "tensorboard",  # by Lightning's TensorBoardLogger
+    "jsonargparse",  # by LightningCLI
+}
+
+
+def name_of(path: Path) -> str:
+    """Path of a file below the package, as it is shown for a failing test."""
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    """Modules that a file imports anywhere, those for type checking included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)}:{node.lineno} imports relatively"
+            if node.module == "infogap":
+                yield from (f"infogap.{alias.name}" for alias in node.names)
+            else:
+                yield str(node.module)
+
+
+def third_parties_of(path: Path) -> set[str]:
+    tops = {module.split(".")[0] for module in imports_of(path)}
+    return tops - set(sys.stdlib_module_names) - {"infogap"}
+
+
+every_file = pytest.mark.parametrize("path", FILES, ids=name_of)
+
+
+@every_file
+def test_a_room_imports_only_what_stands_above_it(path: Path) -> None:
+    room = room_of(path)
+    assert room in MAY_IMPORT, f"{room} is a new room: give it a place in MAY_IMPORT and in infogap's docstring"
+    used = {module.split(".")[1] for module in imports_of(path) if module.startswith("infogap.")}
+    assert used - {room} <= MAY_IMPORT[room]
+
+
+@every_file
+def test_only_the_training_loop_knows_lightning(path: Path) -> None:
+    third_parties, name = third_parties_of(path), name_of(path)
+    if not name.startswith(MAY_IMPORT_LIGHTNING):
+        assert not third_parties & {"lightning", "pytorch_lightning"}
+    if name.startswith(MAY_NOT_IMPORT_TORCH):
+        assert "torch" not in third_parties
+    if name in STANDARD_LIBRARY_ONLY:
+        assert not third_parties
+
+
+@every_file
+def test_a_file_fits_in_the_head(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+
+
+@every_file
+def test_a_function_fits_on_the_screen(path: Path) -> None:
+    """Counted from `def` to the last line, without the docstring."""
+    long = {}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first, last = node.body[0], node.end_lineno or node.lineno
+            docstring = (first.end_lineno or 0) - first.lineno + 1 if ast.get_docstring(node) else 0
+            lines = last - node.lineno + 1 - docstring
+            if lines > MAX_FUNCTION_LINES:
+                long[f"{name_of(path)}:{node.lineno} {node.name}"] = lines
+    assert not long
+
+
+@every_file
+def test_nothing_runs_what_it_reads(path: Path) -> None:
+    """No eval or exec, no pickle, and torch.load only for weights."""
+    faults = [module for module in imports_of(path) if module.split(".")[0] in ("pickle", "dill", "cloudpickle")]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        weights_only = any(word.arg == "weights_only" and ast.unparse(word.value) == "True" for word in node.keywords)
+        if called in ("eval", "exec", "compile", "__import__") or (called == "torch.load" and not weights_only):
+            faults.append(f"{called} in line {node.lineno}")
+    assert not faults
+
+
+def test_what_is_imported_is_declared_and_what_is_declared_is_imported() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {re.split(r"[\[<>=!~; ]", requirement)[0] for requirement in project["dependencies"]}
+    imported = {DISTRIBUTIONS.get(name, name) for path in FILES for name in third_parties_of(path)}
+    assert imported - declared == set(), "imported, but not declared in pyproject.toml"
+    assert declared - imported - USED_BUT_NOT_IMPORTED == set(), "declared in pyproject.toml, but not imported"
+
+
+def test_the_version_is_in_the_changelog() -> None:
+    version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
+    assert version is not None
+    assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
