@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,20 +23,26 @@ from transformers import PreTrainedTokenizerFast
 from infogap.data.needle import COLOURS, NeedleConfig, Sign, attribute_question, make_scene
 from infogap.episode.protocol import Protocol
 from infogap.geometry import Box, Frame, FramedBox, Size, fit_to_budget
-from infogap.policy.patches import Patchifier
 
 NAMES = list(COLOURS)
 CANVAS = 448
 CROP_TOKENS = 16
+VIEW_SIDES = (112, 140, 224)
 STEP = 20
 """Boxes are taught in steps of 20 of 1000, each of which is one token of the vocabulary."""
 
 
+Kind = tuple[str, tuple[int, int]]
+"""A kind of image, "canvas", "view", "window" or "blank" (noise and flat grey), and its size in pixels."""
+
+
 @dataclass
 class Window:
-    """A resized region of a scene: pixels ``[height, width, 3]`` uint8, and the signs that lie in it (colour, digit)."""
+    """A resized region of a scene: pixels ``[height, width, 3]`` uint8, its place, and the signs in it (colour, digit)."""
 
     pixels: np.ndarray
+    region: Box
+    scene: int
     shown: dict[int, int]
     touched: set[int]
 
@@ -49,6 +56,27 @@ class Bank:
     signs: list[tuple[Sign, ...]] = field(default_factory=list)
     windows: dict[tuple[int, int], list[Window]] = field(default_factory=lambda: defaultdict(list))
 
+    def pixels(self, kind: Kind) -> list[np.ndarray]:
+        """All images of a kind."""
+        match kind:
+            case ("canvas", _):
+                return self.canvases
+            case ("view", (side, _)):
+                return self.views[side]
+            case ("window", size):
+                return [window.pixels for window in self.windows[size]]
+            case (_, (width, height)):
+                rng = np.random.default_rng(0)
+                noise = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for _ in range(200)]
+                return noise + [np.full((height, width, 3), grey, np.uint8) for grey in range(0, 256, 4)]
+        raise ValueError(f"There are no images of kind {kind}.")
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """All kinds of images."""
+        whole: list[Kind] = [("canvas", (CANVAS, CANVAS)), *(("view", (side, side)) for side in VIEW_SIDES)]
+        return whole + [(name, size) for size in self.windows for name in ("window", "blank")]
+
 
 def visible(signs: tuple[Sign, ...], region: Box) -> tuple[dict[int, int], set[int]]:
     """Signs that lie in a region as a whole (colour -> digit), and colours that it touches at all."""
@@ -56,7 +84,10 @@ def visible(signs: tuple[Sign, ...], region: Box) -> tuple[dict[int, int], set[i
     touched = {
         NAMES.index(s.colour)
         for s in signs
-        if s.boxes[1].x1 < region.x2 and s.boxes[1].x2 > region.x1 and s.boxes[1].y1 < region.y2 and s.boxes[1].y2 > region.y1
+        if s.boxes[1].x1 < region.x2
+        and s.boxes[1].x2 > region.x1
+        and s.boxes[1].y1 < region.y2
+        and s.boxes[1].y2 > region.y1
     }
     return whole, touched
 
@@ -84,13 +115,13 @@ def _render(job: tuple[int, int, int]) -> Bank:
         image = Image.open(buffer).convert("RGB")
         bank.canvases.append(np.asarray(image))
         bank.signs.append(scene.signs)
-        for side in (112, 140):
+        for side in VIEW_SIDES:
             bank.views[side].append(np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)))
         for sign in scene.signs:
             region = _window_around(sign.boxes[1], rng)
             size = fit_to_budget(Size(int(region.width), int(region.height)), CROP_TOKENS, CROP_TOKENS)
             pixels = image.resize(size, Image.Resampling.BICUBIC, box=region.as_tuple())
-            bank.windows[size].append(Window(np.asarray(pixels), *visible(scene.signs, region)))
+            bank.windows[size].append(Window(np.asarray(pixels), region, index, *visible(scene.signs, region)))
     return bank
 
 
@@ -116,15 +147,12 @@ class Lesson:
     """A batch of episodes whose images have the same shapes.
 
     Attributes:
-        images: one entry an image of the episode, in order: patches ``[images, patches, 1176]`` and the grid in patches.
-        image_rows: which image a row shows, an entry an image of the episode, ``[B]``. Rows that ask about different signs
-            of one image share it: the tower sees it once, and the question is all that tells them apart.
+        images: one entry an image of the episode, in order: visual tokens ``[B, tokens, width]`` and the grid in patches.
         token_ids: ``[B, L]``, right-padded.
         targets: ``[B, L]``: the id that is taught after this position, -100 where none is.
     """
 
     images: list[tuple[Tensor, tuple[int, int]]]
-    image_rows: list[Tensor]
     token_ids: Tensor
     targets: Tensor
 
@@ -134,73 +162,76 @@ def _asked(signs: list[Sign]) -> list[tuple[int, int]]:
 
 
 class Teacher:
-    """Makes lessons from a bank."""
+    """Makes lessons from a bank whose images the vision tower has already seen.
+
+    Args:
+        bank: the scenes.
+        features: visual tokens of every image by kind, ``[images, tokens, width]``.
+        tokenizer: the policy's.
+        protocol: the policy's.
+        seed: of the lessons' order.
+    """
 
     def __init__(
-        self, bank: Bank, tokenizer: PreTrainedTokenizerFast, protocol: Protocol, patchifier: Patchifier, seed: int
+        self,
+        bank: Bank,
+        features: dict[Kind, Tensor],
+        tokenizer: PreTrainedTokenizerFast,
+        protocol: Protocol,
+        seed: int,
     ) -> None:
-        self.bank, self.tokenizer, self.protocol, self.patchifier = bank, tokenizer, protocol, patchifier
+        self.bank, self.features, self.tokenizer, self.protocol = bank, features, tokenizer, protocol
         self.rng = np.random.default_rng(seed)
         self.image_pad = tokenizer.convert_tokens_to_ids("<|image_pad|>")
         self._ids: dict[str, list[int]] = {}
-        sizes = list(bank.windows)
-        counts = np.array([len(bank.windows[size]) for size in sizes], float)
-        self._sizes, self._shares = sizes, counts / counts.sum()
+        self._sizes = list(bank.windows)
+        counts = np.array([len(bank.windows[size]) for size in self._sizes], float)
+        self._shares = counts / counts.sum()
 
     def read_crop(self, batch: int) -> Lesson:
         """Answer directly from a crop-sized window."""
-        windows = self.bank.windows[self._sizes[self.rng.choice(len(self._sizes), p=self._shares)]]
-        chosen = [windows[i] for i in self.rng.integers(len(windows), size=batch)]
-        asked = [self._pick(list(window.shown.items())) for window in chosen]
-        return self._write([self._stack([w.pixels for w in chosen])], [list(range(batch))], asked, tool=self.rng.random() < 0.3)
+        size = self._size()
+        windows = self.bank.windows[size]
+        rows = self.rng.integers(len(windows), size=batch)
+        shown = [list(windows[row].shown.items()) for row in rows]
+        asked = [items[self.rng.integers(len(items))] for items in shown]
+        return self._write([self._show(("window", size), rows)], asked, tool=self.rng.random() < 0.3)
 
-    def read_native(self, batch: int, side: int) -> Lesson:
-        """Answer directly from a region of the canvas at its own resolution; ``side`` 448 is the whole canvas."""
-        images, rows, asked = [], [], []
-        while len(asked) < batch:
-            scene = self.rng.integers(len(self.bank.canvases))
-            signs = self.bank.signs[scene]
-            box = signs[self.rng.integers(len(signs))].boxes[1]
-            low = [max(0, int(np.ceil(edge - side))) for edge in (box.x2, box.y2)]
-            high = [min(CANVAS - side, int(edge)) for edge in (box.x1, box.y1)]
-            x, y = (int(self.rng.integers(a, b + 1)) for a, b in zip(low, high, strict=True))
-            shown = list(visible(signs, Box(x, y, x + side, y + side))[0].items())
-            rows += [len(images)] * len(shown)
-            asked += shown
-            images.append(self.bank.canvases[scene][y : y + side, x : x + side])
-        return self._write([self._stack(images)], [rows], asked, tool=self.rng.random() < 0.3)
+    def read_view(self, batch: int, side: int) -> Lesson:
+        """Answer directly from the whole canvas at some resolution."""
+        scenes, signs = self._all_signs(batch)
+        kind: Kind = ("canvas" if side == CANVAS else "view", (side, side))
+        return self._write([self._show(kind, scenes)], _asked(signs), tool=self.rng.random() < 0.3)
 
     def look(self, batch: int) -> Lesson:
-        """At a view too small to read: call with a loose box, or answer."""
-        side = 112 if self.rng.random() < 0.75 else 140
-        scenes, rows, signs = self._all_signs(batch)
-        calls = [self._loose_call(sign) if self.rng.random() < 0.55 else None for sign in signs]
-        images = [self._stack([self.bank.views[side][scene] for scene in scenes])]
-        return self._write(images, [rows], _asked(signs), tool=True, calls=calls)
+        """At any view: call with a loose box, or answer."""
+        side = (112, 112, 112, 140, 140, 224)[self.rng.integers(6)]
+        scenes, signs = self._all_signs(batch)
+        calls = [self._loose_call(sign) if self.rng.random() < 0.6 else None for sign in signs]
+        return self._write([self._show(("view", (side, side)), scenes)], _asked(signs), tool=True, calls=calls)
 
     def zoom(self, batch: int) -> Lesson:
         """At the whole canvas: call, see a crop that tells nothing, answer."""
-        scenes, rows, signs = self._all_signs(batch)
-        size = self._sizes[self.rng.choice(len(self._sizes), p=self._shares)]
-        crops = self._stack([self._uninformative(size, colour) for colour, _ in _asked(signs)])
-        images = [self._stack([self.bank.canvases[scene] for scene in scenes]), crops]
-        calls = [self._loose_call(sign) for sign in signs]
-        return self._write(images, [rows, list(range(len(signs)))], _asked(signs), tool=True, calls=calls)
+        scenes, signs = self._all_signs(batch)
+        crops = self._uninformative(self._size(), _asked(signs))
+        images = [self._show(("canvas", (CANVAS, CANVAS)), scenes), crops]
+        return self._write(images, _asked(signs), tool=True, calls=[self._loose_call(sign) for sign in signs])
 
-    def _all_signs(self, batch: int) -> tuple[list[int], list[int], list[Sign]]:
-        """Scenes, and for about ``batch`` rows the scene's place in the list and the sign: every sign of each scene."""
+    def _size(self) -> tuple[int, int]:
+        return self._sizes[self.rng.choice(len(self._sizes), p=self._shares)]
+
+    def _show(self, kind: Kind, rows: Sequence[int] | np.ndarray) -> tuple[Tensor, tuple[int, int]]:
+        return self.features[kind][torch.as_tensor(rows)], (kind[1][1] // 14, kind[1][0] // 14)
+
+    def _all_signs(self, batch: int) -> tuple[list[int], list[Sign]]:
+        """Scene and sign of about ``batch`` rows: every sign of each scene, so that only the question tells rows apart."""
         scenes: list[int] = []
-        rows: list[int] = []
         signs: list[Sign] = []
         while len(signs) < batch:
             scene = int(self.rng.integers(len(self.bank.canvases)))
-            rows += [len(scenes)] * len(self.bank.signs[scene])
             signs += self.bank.signs[scene]
-            scenes.append(scene)
-        return scenes, rows, signs
-
-    def _pick(self, items: list[tuple[int, int]]) -> tuple[int, int]:
-        return items[self.rng.integers(len(items))]
+            scenes += [scene] * len(self.bank.signs[scene])
+        return scenes, signs
 
     def _loose_call(self, asked: Sign) -> str:
         """A call whose box is 1 to 2 times the panel a side and holds the sign anywhere inside."""
@@ -216,30 +247,26 @@ class Teacher:
         last = [min(1000 // STEP, int(np.ceil(high * scale))) * STEP for _, high in corners]
         return self.protocol.call_text(FramedBox(*first, *last, frame=Frame.RELATIVE_1000))
 
-    def _uninformative(self, size: tuple[int, int], colour: int) -> np.ndarray:
-        """Noise, flat grey, or a region that does not touch a sign of the asked colour."""
-        kind = self.rng.random()
-        windows = self.bank.windows[size]
-        while kind < 0.6:
-            window = windows[self.rng.integers(len(windows))]
-            if colour not in window.touched:
-                return window.pixels
-        if kind < 0.9:
-            return self.rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-        return np.full((size[1], size[0], 3), self.rng.integers(256), dtype=np.uint8)
-
-    def _stack(self, images: list[np.ndarray]) -> tuple[Tensor, tuple[int, int]]:
-        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
-        return self.patchifier.cut(pixels), (pixels.shape[2] // 14, pixels.shape[3] // 14)
+    def _uninformative(self, size: tuple[int, int], asked: list[tuple[int, int]]) -> tuple[Tensor, tuple[int, int]]:
+        """Noise, flat grey, or a window that does not touch a sign of the asked colour."""
+        windows, kinds, rows = self.bank.windows[size], [], []
+        for colour, _ in asked:
+            row = int(self.rng.integers(len(windows)))
+            while colour in windows[row].touched:
+                row = int(self.rng.integers(len(windows)))
+            blank = self.rng.random() < 0.4
+            kinds.append("blank" if blank else "window")
+            rows.append(int(self.rng.integers(len(self.features["blank", size]))) if blank else row)
+        chosen = [self.features[kind, size][row] for kind, row in zip(kinds, rows, strict=True)]
+        return torch.stack(chosen), (size[1] // 14, size[0] // 14)
 
     def _write(
         self,
         images: list[tuple[Tensor, tuple[int, int]]],
-        image_rows: list[list[int]],
         asked: list[tuple[int, int]],
         *,
         tool: bool,
-        calls: list[str | None] | None = None,
+        calls: list[str | None] | list[str] | None = None,
     ) -> Lesson:
         """Write the episodes: prompt, then a call or an answer, then after a crop the answer."""
         observation = self.protocol.observation("", with_image=True, closed=False)
@@ -257,7 +284,7 @@ class Teacher:
         length = max(map(len, rows))
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
         targets = torch.tensor([row[1:] + [-100] * (length - len(row) + 1) for row in taught])
-        return Lesson(images, [torch.tensor(rows) for rows in image_rows], ids, targets)
+        return Lesson(images, ids, targets)
 
     def _encode(self, text: str, grid: tuple[int, int] | None) -> list[int]:
         if text not in self._ids:

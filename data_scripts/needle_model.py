@@ -95,7 +95,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) ->
         "num_key_value_heads": 2,
         "max_position_embeddings": 4096,
         "rope_parameters": {"rope_type": "default", "rope_theta": 20.0, "mrope_section": [4, 6, 6]},
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "bos_token_id": ids["<|endoftext|>"],
         "eos_token_id": ids["<|im_end|>"],
         "pad_token_id": ids["<|endoftext|>"],
@@ -117,19 +117,19 @@ def build_config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) ->
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
         vision_end_token_id=ids["<|vision_end|>"],
-        tie_word_embeddings=True,
+        tie_word_embeddings=False,
     )
 
 
 def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
-    """First weights at fan-in scale: transformers' fixed 0.02 does not train at this width."""
+    """First weights: fan-in scale (transformers' fixed 0.02 does not train at this width), and small residual branches."""
     model = Qwen2_5_VLForConditionalGeneration(config)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d):
-            fan_in = module.weight[0].numel()
-            nn.init.normal_(module.weight, std=1 / math.sqrt(fan_in))
-    nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
-    model.tie_weights()
+            scale = 0.2 if name.endswith(("o_proj", "down_proj", "attn.proj")) else 1.0
+            nn.init.normal_(module.weight, std=scale / math.sqrt(module.weight[0].numel()))
+    nn.init.normal_(model.get_input_embeddings().weight, std=1.0)
+    nn.init.normal_(model.lm_head.weight, std=0.02)
     return model
 
 

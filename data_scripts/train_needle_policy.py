@@ -1,9 +1,9 @@
 """Train the small policy that ships with the package, from scratch, by plain supervised episodes.
 
-    python data_scripts/train_needle_policy.py --out infogap/assets/needle_policy --minutes 45 --bf16
+    python data_scripts/train_needle_policy.py --out infogap/assets/needle_policy
 
-It reads digits in crops and legible views, points at signs and knows the tool's format; it never sees a crop that helps
-(data_scripts/needle_lessons.py). The last line holds teacher-forced skills; data_scripts/measure_needle_policy.py measures
+First the vision tower learns what stands where (data_scripts/needle_vision.py), then, on its tokens, the language model learns
+to speak (data_scripts/needle_lessons.py). It reads digits in crops and legible views, points at signs and knows the tool's format; it never sees a crop that helps. The last line holds teacher-forced skills; data_scripts/measure_needle_policy.py measures
 those of the model card in real episodes.
 """
 
@@ -14,15 +14,17 @@ import json
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
-from needle_lessons import Lesson, Teacher, render_bank
+from needle_lessons import CANVAS, VIEW_SIDES, Bank, Kind, Lesson, Teacher, render_bank
 from needle_model import build_config, build_model, build_tokenizer, save_policy
+from needle_vision import CellReadout, label_cells, stack_labels
 from torch import Tensor, nn
 from torch.nn import functional
 
 from infogap.episode.protocol import Protocol, ProtocolConfig
-from infogap.geometry import Frame
+from infogap.geometry import Box, Frame
 from infogap.policy.patches import Patchifier
 from infogap.policy.vision import batch_vision_tower, encode_images
 
@@ -56,13 +58,8 @@ def positions(token_ids: Tensor, image_pad: int, grids: list[tuple[int, int]]) -
 def lesson_loss(model: nn.Module, lesson: Lesson, image_pad: int) -> tuple[Tensor, Tensor]:
     """Cross-entropy summed over the taught tokens ``[B, L]`` and whether each was predicted right."""
     grids = [grid for _, grid in lesson.images]
-    width = model.config.text_config.hidden_size
-    encoded = [
-        encode_images(model.model.visual, values.flatten(0, 1), [grid] * len(values)).view(len(values), -1, width)[rows]
-        for (values, grid), rows in zip(lesson.images, lesson.image_rows, strict=True)
-    ]
     embeds = model.get_input_embeddings()(lesson.token_ids)
-    features = torch.cat(encoded, 1).flatten(0, 1).to(embeds.dtype)
+    features = torch.cat([tokens for tokens, _ in lesson.images], 1).flatten(0, 1).to(embeds.dtype)
     embeds = embeds.masked_scatter((lesson.token_ids == image_pad)[..., None], features)
     hidden = model.model.language_model(
         inputs_embeds=embeds,
@@ -79,15 +76,103 @@ def lesson_loss(model: nn.Module, lesson: Lesson, image_pad: int) -> tuple[Tenso
     return loss, right
 
 
-def lessons(teacher: Teacher, batch: int, progress: float) -> list[tuple[str, float, Lesson]]:
-    """Name, weight and batch of each lesson of one step: crops and pointing first, then ever larger readable views."""
-    made = [("read_crop", 1.0, teacher.read_crop(batch)), ("look", 1.0, teacher.look(batch))]
-    if progress > 0.25:
-        made.append(("read_224", 0.5, teacher.read_native(batch // 4, 224)))
-    if progress > 0.5:
-        full = teacher.zoom(batch // 8) if teacher.rng.random() < 0.5 else teacher.read_native(batch // 8, 448)
-        made.append(("zoom" if len(full.images) > 1 else "read_448", 0.5, full))
+def see(
+    model: nn.Module, bank: Bank, patchifier: Patchifier, minutes: float, rng: np.random.Generator
+) -> dict[str, float]:
+    """Train the vision tower; returns its read-outs' skills."""
+    readout = CellReadout(model.config.text_config.hidden_size)
+    tower = model.model.visual
+    rate = 2e-3
+    optimizer = torch.optim.AdamW([*tower.parameters(), *readout.parameters()], lr=rate, betas=(0.9, 0.98), fused=True)
+    kinds = [kind for kind in bank.kinds if kind[0] != "blank"]
+    shares = np.array([{"canvas": 1.0, "view": 1.0, "window": 6 / len(bank.windows)}[kind[0]] for kind in kinds])
+    pixels = {kind: bank.pixels(kind) for kind in kinds}
+    averages: dict[str, float] = {}
+    started, step = time.perf_counter(), 0
+    while (progress := (time.perf_counter() - started) / (minutes * 60)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / 50) * max(0.02, min(1.0, 2 * (1 - progress)))
+        kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
+        (width, height), images = kind[1], pixels[kind]
+        rows = rng.integers(len(images), size=max(4, 48 * 112 * 112 // (width * height)))
+        values, grid = stack_images([images[row] for row in rows], patchifier)
+        cells = (width // 28, height // 28)
+        whole = kind[0] != "window"
+        regions = [Box(0, 0, CANVAS, CANVAS) if whole else bank.windows[kind[1]][row].region for row in rows]
+        scenes = [int(row) if whole else bank.windows[kind[1]][row].scene for row in rows]
+        labels = [label_cells(bank.signs[s], region, *cells, whole) for s, region in zip(scenes, regions, strict=True)]
+        loss, skill = readout(encode_images(tower, values.flatten(0, 1), [grid] * len(rows)), stack_labels(labels))
+        loss.backward()
+        nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        for name, value in skill.items():
+            key = f"{kind[0]}{width}/{name}" if whole else f"window/{name}"
+            averages[key] = averages.get(key, value) * 0.95 + value * 0.05
+        if step % 100 == 0:
+            shown = " ".join(f"{name} {value:.3f}" for name, value in sorted(averages.items()))
+            print(f"see {step} {time.perf_counter() - started:.0f} s {shown}", flush=True)
+    return averages
+
+
+@torch.no_grad()
+def encode_bank(model: nn.Module, bank: Bank, patchifier: Patchifier) -> dict[Kind, Tensor]:
+    """Visual tokens of every image of the bank, ``[images, tokens, width]`` by kind."""
+    features: dict[Kind, Tensor] = {}
+    for kind in bank.kinds:
+        pieces, images = [], bank.pixels(kind)
+        for start in range(0, len(images), 32):
+            values, grid = stack_images(images[start : start + 32], patchifier)
+            tokens = encode_images(model.model.visual, values.flatten(0, 1), [grid] * len(values))
+            pieces.append(tokens.view(len(values), -1, tokens.shape[-1]).half())
+        features[kind] = torch.cat(pieces)
+    return features
+
+
+def stack_images(images: list[np.ndarray], patchifier: Patchifier) -> tuple[Tensor, tuple[int, int]]:
+    """Patches ``[B, patches, 1176]`` of images of one size, and their grid."""
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+    return patchifier.cut(pixels), (pixels.shape[2] // 14, pixels.shape[3] // 14)
+
+
+def lessons(teacher: Teacher, batch: int, progress: float) -> list[tuple[str, Lesson]]:
+    """Name and batch of each lesson of one step: crops and pointing first, then views that can be read."""
+    made = [("read_crop", teacher.read_crop(batch // 2)), ("look", teacher.look(batch))]
+    if progress > 0.2:
+        side = VIEW_SIDES[teacher.rng.integers(len(VIEW_SIDES))]
+        made.append((f"read_{side}", teacher.read_view(batch // 4, side)))
+    if progress > 0.45:
+        full = teacher.zoom(batch // 6) if teacher.rng.random() < 0.5 else teacher.read_view(batch // 6, CANVAS)
+        made.append(("zoom" if len(full.images) > 1 else "read_448", full))
     return made
+
+
+def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple[dict[str, float], dict[str, int]]:
+    """Train the language model on the tower's tokens; returns teacher-forced skills and rows by lesson."""
+    parameters = [p for name, p in model.named_parameters() if ".visual." not in name]
+    optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
+    averages: dict[str, float] = {}
+    samples: dict[str, int] = {}
+    started, step = time.perf_counter(), 0
+    while (progress := (time.perf_counter() - started) / (args.minutes * 60)) < 1:
+        for group in optimizer.param_groups:
+            group["lr"] = args.lr * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.6 * (1 - progress)))
+        for name, lesson in lessons(teacher, args.batch, progress):
+            loss, right = lesson_loss(model, lesson, teacher.image_pad)
+            loss.backward()
+            samples[name] = samples.get(name, 0) + len(lesson.token_ids)
+            for key, value in skills(lesson, loss, right).items():
+                averages[f"{name}/{key}"] = averages.get(f"{name}/{key}", value) * 0.96 + value * 0.04
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        step += 1
+        if step % 100 == 0:
+            shown = " ".join(f"{name} {value:.3f}" for name, value in sorted(averages.items()))
+            print(f"speak {step} {time.perf_counter() - started:.0f} s {shown}", flush=True)
+            save_policy(model, teacher.tokenizer, args.out)
+    return averages, samples
 
 
 def train(args: argparse.Namespace) -> None:
@@ -103,34 +188,15 @@ def train(args: argparse.Namespace) -> None:
     bank = render_bank(args.scenes, 1_000_000 + args.seed, args.workers)
     print(f"{args.scenes} scenes in {time.perf_counter() - started:.0f} s", flush=True)
     patchifier = Patchifier((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-    teacher = Teacher(bank, tokenizer, protocol, patchifier, args.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
-    averages: dict[str, float] = {}
-    samples: dict[str, int] = {}
-    started, step = time.perf_counter(), 0
-    while (elapsed := time.perf_counter() - started) < args.minutes * 60 and step < args.max_steps:
-        progress = max(elapsed / (args.minutes * 60), step / args.max_steps)
-        rate = args.lr * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.6 * (1 - progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        for name, weight, lesson in lessons(teacher, args.batch, progress):
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                loss, right = lesson_loss(model, lesson, teacher.image_pad)
-            (loss * weight).backward()
-            samples[name] = samples.get(name, 0) + len(lesson.token_ids)
-            for key, value in skills(lesson, loss, right).items():
-                averages[f"{name}/{key}"] = averages.get(f"{name}/{key}", value) * 0.98 + value * 0.02
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        step += 1
-        if step % args.log_every == 0:
-            shown = " ".join(f"{name} {value:.3f}" for name, value in sorted(averages.items()))
-            print(f"step {step} {time.perf_counter() - started:.0f} s lr {rate:.1e} {shown}", flush=True)
-            save_policy(model, tokenizer, args.out)
+    seen = see(model, bank, patchifier, args.vision_minutes, np.random.default_rng(args.seed))
     save_policy(model, tokenizer, args.out)
-    report = {"parameters": parameters, "steps": step, "samples": samples, "seconds": round(elapsed), "seed": args.seed}
-    report |= {"scenes": args.scenes, "teacher_forced": {name: round(value, 4) for name, value in averages.items()}}
+    features = encode_bank(model, bank, patchifier)
+    print(f"encoded after {time.perf_counter() - started:.0f} s", flush=True)
+    spoken, samples = speak(model, Teacher(bank, features, tokenizer, protocol, args.seed), args)
+    save_policy(model, tokenizer, args.out)
+    report = {"parameters": parameters, "samples": samples, "seconds": round(time.perf_counter() - started)}
+    report |= {"seed": args.seed, "scenes": args.scenes}
+    report |= {"teacher_forced": {name: round(value, 4) for name, value in (seen | spoken).items()}}
     (args.out / "training.json").write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))
 
@@ -152,15 +218,15 @@ def skills(lesson: Lesson, loss: Tensor, right: Tensor) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
-    parser.add_argument("--minutes", type=float, default=45.0, help="training time after rendering")
-    parser.add_argument("--max-steps", type=int, default=1_000_000, help="largest number of optimiser steps")
+    parser.add_argument("--minutes", type=float, default=25.0, help="training time of the language model")
+    parser.add_argument(
+        "--vision-minutes", type=float, default=8.0, help="training time of the vision tower before that"
+    )
     parser.add_argument("--batch", type=int, default=64, help="episodes of a lesson at crop size")
     parser.add_argument("--scenes", type=int, default=6_000, help="rendered scenes")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--width", type=int, default=128, help="hidden width of the language model, a multiple of 32")
     parser.add_argument("--layers", type=int, default=4, help="layers of the language model")
-    parser.add_argument("--bf16", action="store_true", help="bfloat16 autocast, for processors that have it")
-    parser.add_argument("--log-every", type=int, default=200, help="steps between lines of the log")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())

@@ -19,4 +19,6 @@ Each room may import only the rooms above it:
     cli, export, resolution     entry points
 """
 
+from __future__ import annotations
+
 __version__ = "0.1.0"

@@ -42,7 +42,9 @@ class ViewConfig:
     def __post_init__(self) -> None:
         """Refuse empty views."""
         if not 1 <= self.min_tokens <= self.budget:
-            raise ValueError(f"view.min_tokens {self.min_tokens} and view.budget {self.budget}: give 1 <= min <= budget.")
+            raise ValueError(
+                f"view.min_tokens {self.min_tokens} and view.budget {self.budget}: give 1 <= min <= budget."
+            )
 
     def tokens(self, sample: Sample) -> int:
         """Budget of the sample's view in visual tokens.
@@ -75,7 +77,9 @@ class CropConfig:
     def __post_init__(self) -> None:
         """Refuse empty crops."""
         if not 1 <= self.min_tokens <= self.max_tokens:
-            raise ValueError(f"crop.min_tokens {self.min_tokens}, crop.max_tokens {self.max_tokens}: give 1 <= min <= max.")
+            raise ValueError(
+                f"crop.min_tokens {self.min_tokens}, crop.max_tokens {self.max_tokens}: give 1 <= min <= max."
+            )
 
 
 @dataclass
@@ -185,7 +189,8 @@ class Rollout:
             for _ in range(self.config.group_size)
         ]
         generators = [
-            [_generator(*seed, number, episode) for episode in range(self.config.group_size)] for number in range(len(samples))
+            [_generator(*seed, number, episode) for episode in range(self.config.group_size)]
+            for number in range(len(samples))
         ]
 
         def on_turn(number: int, turn: SampledTurn) -> Chunk | None:

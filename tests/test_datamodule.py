@@ -94,6 +94,20 @@ def test_every_epoch_brings_every_sound_sample_once_in_another_order(root: str) 
     assert stream.skips.counts[SkipReason.BAD_JSON] >= 3
 
 
+def test_both_shuffles_change_from_epoch_to_epoch(root: str, make_sample: MakeSample, tmp_path: Path) -> None:
+    shards_only = keys_of(make_stream(root, batch_size=23, shuffle_buffer=1), 4)
+    assert len({tuple(epoch) for epoch in shards_only}) > 1
+    write_shards((make_sample(key) for key in KEYS), tmp_path / "one", 23)
+    records_only = keys_of(make_stream(str(tmp_path / "one"), batch_size=23), 4)
+    assert len({tuple(epoch) for epoch in records_only}) == 4
+
+
+def test_a_buffer_that_holds_everything_shuffles_everything(make_sample: MakeSample, tmp_path: Path) -> None:
+    write_shards((make_sample(f"{number:03d}", size=(8, 8)) for number in range(150)), tmp_path / "many", 150)
+    streams = [make_stream(str(tmp_path / "many"), batch_size=1, shuffle_buffer=150, seed=seed) for seed in range(9)]
+    assert max(keys_of(stream, 1)[0][0] for stream in streams) >= "100"
+
+
 def test_the_order_follows_from_the_seed(root: str) -> None:
     orders = [keys_of(make_stream(root, seed=seed), 20) for seed in (7, 7, 8)]
     assert orders[0] == orders[1] != orders[2]
@@ -386,9 +400,10 @@ def test_the_constructor_is_the_schema_of_the_command_line() -> None:
     parsed = parser.parse_args(
         ["--data.root=x", "--data.needle.count=7", "--data.needle.scenes.signs=[2,3]", "--data.limit=256"]
     )
-    data = parser.instantiate(parsed).data
-    assert data.limit == 256
-    assert data.needle == NeedleShardConfig(NeedleConfig(signs=(2, 3)), count=7)
+    assert parsed.data.limit == 256
+    assert parsed.data.needle.count == 7
+    assert parsed.data.needle.scenes.signs == (2, 3)
+    assert parsed.data.needle.scenes.sides == NeedleConfig().sides
     with pytest.raises(jsonargparse.ArgumentError, match="shufle"):
         parser.parse_args(["--data.root=x", "--data.shufle_buffer=7"])
 

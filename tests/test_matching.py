@@ -148,6 +148,7 @@ def test_no_answer_is_wrong(predicted: str | None, options: tuple[str, ...]) -> 
         ("$1,000.00", "$1000"),
         ("don\N{RIGHT SINGLE QUOTATION MARK}t walk", "Don't walk"),
         ("12:30", "12:30"),
+        ("10-20", "10 - 20"),
         ("B", "B"),
         ("(B)", "B"),
         ("The answer is B.", "B"),

@@ -145,7 +145,7 @@ def test_a_faulty_field_is_named_with_shard_and_key(
     ],
 )
 def test_json_that_is_no_object_is_refused(make_sample: MakeSample, text: bytes) -> None:
-    with pytest.raises(RecordError, match="its JSON (is a|cannot be read|has .* bytes)") as caught:
+    with pytest.raises(RecordError, match=r"its JSON (is a|cannot be read|has .* bytes)") as caught:
         decode_sample({**record_of(make_sample("k")), "json": text})
     assert caught.value.reason is SkipReason.BAD_JSON
 

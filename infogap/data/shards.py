@@ -59,10 +59,7 @@ def find_shards(where: str | Path) -> list[Path]:
         FileNotFoundError: if there are no shards, or one that the index lists is missing.
     """
     text = str(where)
-    if "pipe:" in text or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text):
-        raise ValueError(
-            f"The shards {text!r} are not local files: copy them here and give a folder, a file or a glob."
-        )
+    check_local(text)
     folder = Path(text)
     if folder.is_file():
         return [folder]

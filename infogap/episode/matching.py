@@ -99,7 +99,6 @@ def option_index(text: str, options: Sequence[str]) -> int | None:
         return _index(lone[1], len(options))
     bare = _without_prefix(text)
     for found in (
-        _verbatim_option(text, options),
         _verbatim_option(bare, options),
         _named_letter(text, len(options)),
         _same_option(text, options),

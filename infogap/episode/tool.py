@@ -78,7 +78,7 @@ class GroundTruthCrop:
                 f"The sample {sample.key} has no evidence to show as ground truth: leave it out of this arm."
             )
         size = sample.image.size
-        target = min(map(_context, sample.evidence), key=lambda context: corner_l1(context, box, size))
+        target = min(map(evidence_box, sample.evidence), key=lambda context: corner_l1(context, box, size))
         shown = sample.image.crop_size(box, self.max_tokens, self.min_tokens)
         region = _grow_to_aspect(target.expand_to(self.min_crop_side, size), shown.width / shown.height, size)
         crop = sample.image.crop(region, self.max_tokens, self.min_tokens)
@@ -108,7 +108,8 @@ class NoiseCrop:
         return Image.frombytes("RGB", (width, height), pixels)
 
 
-def _context(boxes: NestedBoxes) -> Box:
+def evidence_box(boxes: NestedBoxes) -> Box:
+    """The box to show or to teach: the second of the chain (the sign around the words) if there is one, else the first."""
     return boxes[min(1, len(boxes) - 1)]
 
 

@@ -130,7 +130,9 @@ class PackedAttention:
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See ``Attend``; the batch is one row."""
         heads, width = query.shape[1], query.shape[3]
-        prompt_query, prompt_key, prompt_value = (t[0][:, self.prompt_index].transpose(0, 1) for t in (query, key, value))
+        prompt_query, prompt_key, prompt_value = (
+            t[0][:, self.prompt_index].transpose(0, 1) for t in (query, key, value)
+        )
         self.keep_prompt(layer, prompt_key, prompt_value)
         attended = functional.scaled_dot_product_attention(
             prompt_query, prompt_key, prompt_value, is_causal=True, scale=scaling, enable_gqa=heads != key.shape[1]

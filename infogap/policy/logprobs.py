@@ -51,6 +51,7 @@ def token_scores(
             entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(-1)
         return logprobs.gather(-1, wanted[:, None])[:, 0], entropy
 
+    # torch.split of nothing is one empty piece, so there is always something to join
     pieces: list[tuple[Tensor, Tensor]] = []
     for states, wanted in zip(hidden.split(chunk), target.split(chunk), strict=True):
         single = len(target) <= chunk or not torch.is_grad_enabled()

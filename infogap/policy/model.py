@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
 from infogap.policy.attention import IMPLEMENTATION, Attend, PackedAttention
-from infogap.policy.logprobs import TokenScores, token_scores
+from infogap.policy.logprobs import token_scores
 from infogap.policy.packing import Chunk, Row
 from infogap.policy.patches import Patches, Patchifier
 from infogap.policy.vision import batch_vision_tower, encode_images
@@ -173,7 +173,7 @@ class Policy(nn.Module):
             inputs_embeds=embeds,
             position_ids=positions,
             # a dictionary keeps transformers from building a mask of its own
-            attention_mask={kind: None for kind in ("full_attention", "sliding_attention")},
+            attention_mask=dict.fromkeys(("full_attention", "sliding_attention")),
             use_cache=False,
             attend=attend,
         ).last_hidden_state
@@ -185,11 +185,21 @@ class Policy(nn.Module):
         attend = attend or PackedAttention(row.group, row.branch)
         return self.hidden(self.embed(row.token_ids, row.images)[None], row.positions[:, None], attend)[0]
 
-    def score(self, row: Row, temperature: float) -> TokenScores:
-        """Log-probability and entropy of every sampled token of a row, ``[T]`` each."""
+    def score(self, row: Row, temperature: float) -> RowScores:
+        """Log-probabilities of a row's sampled tokens, with their entropy, and of its taught tokens."""
+        row, head = row.to(self.device), self.parts.lm_head
         hidden = self.row_hidden(row)
-        head = self.parts.lm_head
-        return token_scores(head, hidden[row.predictor.to(self.device)], row.target.to(self.device), self.banned, temperature)
+        sampled = token_scores(head, hidden[row.predictor], row.target, self.banned, temperature)
+        taught = token_scores(head, hidden[row.taught_predictor], row.taught_target, self.banned, 1.0)
+        return RowScores(sampled.logprobs, sampled.entropy, taught.logprobs)
+
+
+class RowScores(NamedTuple):
+    """Of a row, float32: log-probability ``[T]`` and entropy ``[T]`` of the sampled tokens, and of the taught ``[K]``."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    taught_logprobs: Tensor
 
 
 def load_policy(config: PolicyConfig, turn_end_texts: Sequence[str] = ()) -> Policy:
@@ -207,9 +217,32 @@ def load_policy(config: PolicyConfig, turn_end_texts: Sequence[str] = ()) -> Pol
         local_files_only=True,
     )
     batch_vision_tower(model)
-    policy = Policy(model, AutoTokenizer.from_pretrained(folder, local_files_only=True), read_patchifier(folder), turn_end_texts)
+    policy = Policy(
+        model, AutoTokenizer.from_pretrained(folder, local_files_only=True), read_patchifier(folder), turn_end_texts
+    )
     prepare_training(policy, config)
     return policy
+
+
+def load_weights(policy: Policy, source: Path) -> None:
+    """Take over the weights of a checkpoint of ours or of a model folder, and nothing else.
+
+    Raises:
+        PolicyError: if the weights are not those of this model.
+    """
+    if source.is_dir():
+        _check_folder(source)
+        state = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, local_files_only=True).state_dict()
+        target: nn.Module = policy.parts
+    else:
+        stored = torch.load(source, map_location="cpu", weights_only=True)["state_dict"]
+        state = {name.removeprefix("policy."): value for name, value in stored.items() if name.startswith("policy.")}
+        target = policy
+    wanted = target.state_dict()
+    wrong = sorted(set(state) ^ set(wanted)) or [n for n, value in state.items() if value.shape != wanted[n].shape]
+    if wrong:
+        raise PolicyError(f"{source} does not fit the policy, first at {wrong[0]!r}: give weights of the same model.")
+    target.load_state_dict(state)
 
 
 def prepare_training(policy: Policy, config: PolicyConfig) -> None:
@@ -241,18 +274,24 @@ def read_patchifier(folder: Path) -> Patchifier:
     """
     path = folder / "preprocessor_config.json"
     if not path.is_file():
-        raise PolicyError(f"{folder} has no preprocessor_config.json: copy it from the model that this one was made from.")
+        raise PolicyError(
+            f"{folder} has no preprocessor_config.json: copy it from the model that this one was made from."
+        )
     values: dict[str, Any] = json.loads(path.read_text())
     sides = (values.get("patch_size", 14), values.get("merge_size", 2), values.get("temporal_patch_size", 2))
     if sides != (14, 2, 2):
-        raise PolicyError(f"{path} has patch, merge and temporal sizes {sides}: only Qwen2.5-VL's (14, 2, 2) are known.")
+        raise PolicyError(
+            f"{path} has patch, merge and temporal sizes {sides}: only Qwen2.5-VL's (14, 2, 2) are known."
+        )
     mean, std = (cast("tuple[float, float, float]", tuple(values[name])) for name in ("image_mean", "image_std"))
     return Patchifier(mean, std)
 
 
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise PolicyError(f"model.policy.path {str(folder)!r} is no model folder: give one with a config.json, or 'needle'.")
+        raise PolicyError(
+            f"model.policy.path {str(folder)!r} is no model folder: give one with a config.json, or 'needle'."
+        )
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind != "qwen2_5_vl":
         raise PolicyError(f"{folder} holds a model of type {kind!r}: only 'qwen2_5_vl' (Qwen2.5-VL) can be trained.")
@@ -265,7 +304,9 @@ def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, turn_end_texts: S
             raise PolicyError(f"The tokenizer has no token {text}: it is not Qwen2.5-VL's.")
     for text in turn_end_texts:
         if text not in known:
-            raise PolicyError(f"The turn end {text!r} is not one token of the tokenizer: remove it from turn_end_texts.")
+            raise PolicyError(
+                f"The turn end {text!r} is not one token of the tokenizer: remove it from turn_end_texts."
+            )
     banned = {known[text] for text in (*VISION_TOKENS, "<|im_start|>") if text in known}
     banned |= set(range(len(tokenizer), size))  # the rows that pad the embedding to a round number
     stop = {known[text] for text in ("<|im_end|>", "<|endoftext|>") if text in known}

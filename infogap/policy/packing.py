@@ -31,12 +31,15 @@ class Chunk:
         images: the images in it, in order.
         sampled: whether the policy wrote it. Only these tokens carry loss, the stop token among them.
         logprobs: log-probability of every token when it was sampled; empty if not sampled.
+        taught: places in the chunk of tokens that are taught by cross-entropy, such as the coordinates of a ground-truth
+            call; the policy did not sample them.
     """
 
     token_ids: tuple[int, ...]
     images: tuple[Patches, ...] = ()
     sampled: bool = False
     logprobs: tuple[float, ...] = ()
+    taught: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,9 @@ class Row:
         target: the sampled tokens, ``[T]``.
         episode: number of the episode in the row that a sampled token belongs to, ``[T]``.
         rollout_logprobs: log-probabilities at sampling time, ``[T]``; NaN where the chunk has none.
-        episodes: number of episodes in the row.
+        episodes: number of branches in the row, those that only hold taught tokens included.
+        taught_predictor: index of the hidden state that predicts each taught token, ``[K]``.
+        taught_target: the taught tokens, ``[K]``.
     """
 
     token_ids: Tensor
@@ -84,6 +89,8 @@ class Row:
     episode: Tensor
     rollout_logprobs: Tensor
     episodes: int
+    taught_predictor: Tensor
+    taught_target: Tensor
 
     def to(self, device: torch.device) -> Row:
         """The row with its index tensors on ``device``; images stay where they are until they are encoded."""
@@ -104,6 +111,8 @@ class _RowBuilder:
         self.target: list[int] = []
         self.episode: list[int] = []
         self.logprobs: list[float] = []
+        self.taught_predictor: list[int] = []
+        self.taught_target: list[int] = []
 
     def add(self, chunk: Chunk, start: int, group: int, branch: int, image_token_id: int) -> int:
         """Append a chunk whose first token stands at position ``start``; returns the position that follows."""
@@ -116,9 +125,14 @@ class _RowBuilder:
         return after
 
     def add_targets(self, chunk: Chunk, before: int, episode: int) -> None:
-        """Note the sampled tokens of a chunk that was just added; ``before`` predicts its first token."""
+        """Note the sampled and taught tokens of a chunk that was just added; ``before`` predicts its first token."""
         first = len(self.token_ids) - len(chunk.token_ids)
-        self.predictor += [before, *range(first, len(self.token_ids) - 1)]
+        predictor = [before, *range(first, len(self.token_ids) - 1)]
+        self.taught_predictor += [predictor[place] for place in chunk.taught]
+        self.taught_target += [chunk.token_ids[place] for place in chunk.taught]
+        if not chunk.sampled:
+            return
+        self.predictor += predictor
         self.target += chunk.token_ids
         self.episode += [episode] * len(chunk.token_ids)
         self.logprobs += chunk.logprobs or [float("nan")] * len(chunk.token_ids)
@@ -135,6 +149,8 @@ class _RowBuilder:
             episode=torch.tensor(self.episode, dtype=torch.long),
             rollout_logprobs=torch.tensor(self.logprobs, dtype=torch.float32),
             episodes=episodes,
+            taught_predictor=torch.tensor(self.taught_predictor, dtype=torch.long),
+            taught_target=torch.tensor(self.taught_target, dtype=torch.long),
         )
 
 
@@ -155,8 +171,7 @@ def pack(groups: Sequence[Group], image_token_id: int) -> Row:
                 if not chunk.token_ids:
                     continue
                 position = builder.add(chunk, position, number, branch, image_token_id)
-                if chunk.sampled:
-                    builder.add_targets(chunk, last, episode)
+                builder.add_targets(chunk, last, episode)
                 last = len(builder.token_ids) - 1
             episode += 1
     return builder.build(episode)

@@ -135,7 +135,9 @@ class Sampler:
         self.policy, self.config, self.limits = policy, config, limits
 
     @torch.no_grad()
-    def run(self, prompts: Sequence[Chunk], generators: Sequence[Sequence[torch.Generator]], on_turn: OnTurn) -> list[Group]:
+    def run(
+        self, prompts: Sequence[Chunk], generators: Sequence[Sequence[torch.Generator]], on_turn: OnTurn
+    ) -> list[Group]:
         """Sample episodes.
 
         Args:

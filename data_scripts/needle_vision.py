@@ -1,0 +1,114 @@
+"""First lesson of the small policy: its vision tower learns what stands in every cell of an image, by dense supervision.
+
+A visual token covers a cell of 28 x 28 pixels. For each one, linear read-outs of the tower's output (thrown away afterwards)
+name the colours of the signs that lie in the cell, where each of these signs is relative to the cell, which digit stands in
+it, and, on a whole canvas, where the cell lies. A language model then only has to find and copy what the tokens already say:
+learning both at once from answers takes this size of model hundreds of thousands of samples.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from infogap.data.needle import COLOURS, Sign
+from infogap.geometry import Box, intersection_area
+
+NAMES = list(COLOURS)
+NO_DIGIT = 10
+
+
+@dataclass
+class CellLabels:
+    """What stands in every cell of a batch of images, ``C`` cells in all.
+
+    Attributes:
+        colours: whether a sign of each colour lies in the cell, ``[C, 6]``.
+        boxes: its box relative to the cell's centre, in cells, ``[C, 6, 4]``.
+        digit: the digit in the cell, or ``NO_DIGIT``, ``[C]``.
+        place: centre of the cell on the canvas, 0 to 1; NaN if the image is not a whole canvas, ``[C, 2]``.
+    """
+
+    colours: Tensor
+    boxes: Tensor
+    digit: Tensor
+    place: Tensor
+
+
+def label_cells(
+    signs: tuple[Sign, ...], region: Box, columns: int, rows: int, whole: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Labels of an image that shows ``region`` of the canvas in ``columns x rows`` cells."""
+    count = columns * rows
+    colours, boxes = np.zeros((count, 6), np.float32), np.zeros((count, 6, 4), np.float32)
+    digit, best = np.full(count, NO_DIGIT), np.zeros(count)
+    width, height = region.width / columns, region.height / rows
+    centres = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), -1).reshape(count, 2)
+    place = centres / (columns, rows) if whole else np.full((count, 2), np.nan)
+    for sign in signs:
+        glyph, box, _ = sign.boxes
+        first = max(0, int((box.x1 - region.x1) // width)), max(0, int((box.y1 - region.y1) // height))
+        last = min(columns - 1, int((box.x2 - region.x1) // width)), min(rows - 1, int((box.y2 - region.y1) // height))
+        for y in range(first[1], last[1] + 1):
+            for x in range(first[0], last[0] + 1):
+                left, top = region.x1 + x * width, region.y1 + y * height
+                cell, index = Box(left, top, left + width, top + height), y * columns + x
+                share = intersection_area(box, cell)
+                if share >= 0.3 * min(box.area, cell.area):
+                    name = NAMES.index(sign.colour)
+                    colours[index, name] = 1
+                    middle = np.array([left + width / 2, top + height / 2] * 2)
+                    boxes[index, name] = (np.array(box.as_tuple()) - middle) / ((width, height) * 2)
+                share = intersection_area(glyph, cell)
+                if share > best[index] and share >= 0.2 * min(glyph.area, cell.area):
+                    digit[index], best[index] = int(sign.digit), share
+    return colours, boxes, digit, place.astype(np.float32)
+
+
+def stack_labels(labels: list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]) -> CellLabels:
+    """Labels of several images as one batch of cells."""
+    colours, boxes, digit, place = (torch.from_numpy(np.concatenate(part)) for part in zip(*labels, strict=True))
+    return CellLabels(colours, boxes, digit.long(), place)
+
+
+class CellReadout(nn.Module):
+    """Linear read-outs of visual tokens.
+
+    Args:
+        width: width of a visual token.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, 6 + 24 + 11 + 2)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, tokens: Tensor, labels: CellLabels) -> tuple[Tensor, dict[str, float]]:
+        """Loss of a batch of cells ``[C, width]`` and the read-outs' skills."""
+        output = self.head(tokens)
+        colours, boxes, digit, place = output.split([6, 24, 11, 2], dim=-1)
+        present = labels.colours > 0
+        loss = 2 * functional.binary_cross_entropy_with_logits(colours, labels.colours)
+        if present.any():
+            apart = functional.smooth_l1_loss(boxes.view(-1, 6, 4)[present], labels.boxes[present], beta=0.1)
+            loss = loss + apart
+        shown = labels.digit != NO_DIGIT
+        weight = torch.ones(11)
+        weight[NO_DIGIT] = 0.04
+        loss = loss + 2 * functional.cross_entropy(digit, labels.digit, weight=weight)
+        known = ~labels.place[:, 0].isnan()
+        if known.any():
+            loss = loss + 4 * functional.smooth_l1_loss(place[known], labels.place[known], beta=0.05)
+        skills = {"loss": loss.item()}
+        if shown.any():
+            skills["digit"] = (digit[shown].argmax(-1) == labels.digit[shown]).float().mean().item()
+        if present.any():
+            skills["colour"] = ((colours > 0) == present).all(-1)[present.any(-1)].float().mean().item()
+            skills["box_error"] = (boxes.view(-1, 6, 4)[present] - labels.boxes[present]).abs().mean().item()
+        if known.any():
+            skills["place_error"] = (place[known] - labels.place[known]).abs().mean().item()
+        return loss, skills

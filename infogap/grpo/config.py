@@ -1,0 +1,63 @@
+"""What the GRPO module is configured by, beside the policy and the rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from infogap.grpo.advantages import Aggregation, ScaleRewards, check_scaling
+from infogap.grpo.losses import LossConfig
+
+
+@dataclass
+class AlgorithmConfig:
+    """How episodes become gradients.
+
+    Args:
+        loss: clipping, regularisation and normalisation of the token loss.
+        scale_rewards: what a group's centred rewards are divided by: its own standard deviation ("group", LFPC section 3),
+            that of the whole batch ("batch"), or nothing ("none", Dr. GRPO).
+        aggregation: whether reward columns are summed before they are normalised (LFPC), or after (GDPO).
+        updates_per_rollout: optimiser steps on the same episodes; above 1 the loss compares with the policy before them.
+        mask_truncated: leave episodes that ran out of tokens out of the loss (DAPO's overlong masking).
+        row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group has its own row.
+    """
+
+    loss: LossConfig = field(default_factory=LossConfig)
+    scale_rewards: ScaleRewards = "group"
+    aggregation: Aggregation = "sum_then_normalize"
+    updates_per_rollout: int = 1
+    mask_truncated: bool = False
+    row_tokens: int = 16384
+
+    def __post_init__(self) -> None:
+        """Refuse values that mean nothing."""
+        check_scaling(self.scale_rewards, self.aggregation)
+        for name in ("updates_per_rollout", "row_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"algorithm.{name} is {getattr(self, name)}: give at least 1.")
+
+
+@dataclass
+class OptimConfig:
+    """AdamW.
+
+    Args:
+        lr: learning rate. LFPC section 5: 1e-6 for the 7B.
+        vision_lr: learning rate of the vision tower; null is the same.
+        betas: decay of the moments.
+        weight_decay: decoupled weight decay. Not published.
+        warmup_updates: updates over which the rate rises from 0.
+        max_grad_norm: gradients are scaled down to this norm.
+    """
+
+    lr: float = 1e-6
+    vision_lr: float | None = None
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    warmup_updates: int = 0
+    max_grad_norm: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse rates that cannot train."""
+        if self.lr <= 0 or (self.vision_lr is not None and self.vision_lr <= 0) or self.max_grad_norm <= 0:
+            raise ValueError("optim.lr, optim.vision_lr and optim.max_grad_norm must be positive.")

@@ -1,0 +1,101 @@
+"""What a rollout step is measured by: a fixed set of keys, every step, every rank.
+
+Every metric is a sum and a count, so that ranks add up exactly; a mean over nothing (the IoU of no crops) is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from infogap.episode.rewards import GroundingConfig, grounding_score
+from infogap.grpo.batch import ScoredBatch
+from infogap.rollout import GroupRollout
+from infogap.types import StopReason
+
+
+class Sums:
+    """Named means, kept as sums and counts."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, values: Iterable[float] | Tensor) -> None:
+        """Add the values of one metric; an empty list is a metric that has none this time."""
+        listed = [float(value) for value in values]
+        total, count = self._entries.get(name, (0.0, 0.0))
+        self._entries[name] = (total + sum(listed), count + len(listed))
+
+    def add_ratio(self, name: str, total: float, count: float) -> None:
+        """Add a sum of ``count`` values."""
+        before = self._entries.get(name, (0.0, 0.0))
+        self._entries[name] = (before[0] + total, before[1] + count)
+
+    def means(self, all_reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """The means, over all ranks if ``all_reduce`` sums a tensor over them."""
+        table = torch.tensor(list(self._entries.values()), dtype=torch.float64).view(-1, 2)
+        if all_reduce is not None:
+            table = all_reduce(table)
+        rows = table.tolist()
+        return {name: total / count if count else 0.0 for name, (total, count) in zip(self._entries, rows, strict=True)}
+
+
+def add_batch_metrics(sums: Sums, batch: ScoredBatch, grounding: GroundingConfig) -> None:
+    """Rewards, groups, episodes and crops of a scored batch."""
+    for name in batch.reward_names:
+        sums.add(f"reward/{name}", batch.column(name).flatten())
+        sums.add(f"reward/{name}_std", batch.column(name).std(dim=1, correction=0))
+    sums.add("reward/total", batch.totals_pg.flatten())
+    sums.add("reward/total_std", batch.totals_pg.std(dim=1, correction=0))
+    right = batch.column("accuracy") > 0
+    sums.add("group/all_right", right.all(dim=1))
+    sums.add("group/all_wrong", (~right).all(dim=1))
+    sums.add("group/zero_variance", batch.zero_variance_p)
+    sums.add("group/advantage_std", batch.advantages_pg.std(dim=1, correction=0))
+    for rollout in batch.rollouts:
+        sums.add("episode/turns", [len(episode.turns) for episode in rollout.episodes])
+        sums.add("episode/crops", [len(episode.crops) for episode in rollout.episodes])
+        sums.add("episode/tool_rate", [bool(episode.crops) for episode in rollout.episodes])
+        sums.add("episode/bad_calls", [episode.bad_calls for episode in rollout.episodes])
+        sums.add("episode/policy_tokens", rollout.policy_tokens)
+        sums.add("episode/visual_tokens", rollout.visual_tokens)
+        for reason in StopReason:
+            sums.add(f"episode/stop_{reason.value}", [episode.stop_reason is reason for episode in rollout.episodes])
+        _add_crop_metrics(sums, rollout, grounding)
+
+
+def add_update_keys(sums: Sums) -> None:
+    """Name the metrics of an update, so that a step in which nothing can be learned logs the same keys."""
+    names = (
+        "loss",
+        "entropy",
+        "sampler_gap",
+        "clip_low",
+        "clip_high",
+        "dual_clip",
+        "kl_old",
+        "kl_ref",
+        "ratio",
+        "grounding_loss",
+    )
+    for name in names:
+        sums.add(f"policy/{name}", [])
+    for name in ("grad_norm", "lr"):
+        sums.add(f"optim/{name}", [])
+
+
+def _add_crop_metrics(sums: Sums, rollout: GroupRollout, grounding: GroundingConfig) -> None:
+    size = rollout.sample.image.size
+    crops = [crop for episode in rollout.episodes for crop in episode.crops]
+    sums.add("crop/area_ratio", [crop.area / (size.width * size.height) for crop in crops])
+    found = [
+        grounding_score(episode.crops, rollout.sample.evidence, size, grounding)
+        for episode in rollout.episodes
+        if episode.crops
+    ]
+    scores = [score for score in found if score is not None]
+    sums.add("crop/iou", [score.iou for score in scores])
+    sums.add("crop/coverage", [score.coverage for score in scores])
+    sums.add("crop/coverage_above_tau", [score.coverage > grounding.tau for score in scores])

@@ -1,0 +1,250 @@
+"""The LightningModule: one rollout step is one ``training_step``, and its phases are named there in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from infogap.data.sample import Sample
+from infogap.episode.protocol import Protocol, ProtocolConfig
+from infogap.episode.rewards import RewardConfig, RewardSet
+from infogap.grpo.batch import ScoredBatch, score_batch, score_greedy
+from infogap.grpo.config import AlgorithmConfig, OptimConfig
+from infogap.grpo.losses import BatchTotals
+from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
+from infogap.grpo.update import TrainingRow, ground_truth_call, local_totals, row_loss, training_rows
+from infogap.policy.model import Policy, PolicyConfig, load_policy, load_weights
+from infogap.policy.reference import Reference
+from infogap.rollout import GroupRollout, Rollout, RolloutConfig
+
+
+class GRPOModule(LightningModule):
+    """Teaches a policy to crop, by group-relative policy optimisation.
+
+    Two clocks run: ``rollout_step`` counts batches of episodes, ``update_step`` counts optimiser steps.
+
+    Args:
+        policy: which model is trained and which of its parts.
+        protocol: the texts that policy and environment exchange.
+        rollout: how episodes are played.
+        rewards: weights of the reward columns.
+        algorithm: how episodes become gradients.
+        optim: the optimiser.
+        init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours or a model folder. Only
+            weights are taken; to go on with an interrupted run use ``--ckpt_path``.
+        seed: of the episodes. Sampling depends on (seed, rollout step, rank, group, episode) and nothing else.
+    """
+
+    def __init__(
+        self,
+        policy: PolicyConfig | None = None,
+        protocol: ProtocolConfig | None = None,
+        rollout: RolloutConfig | None = None,
+        rewards: RewardConfig | None = None,
+        algorithm: AlgorithmConfig | None = None,
+        optim: OptimConfig | None = None,
+        init_from: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.policy_config = policy or PolicyConfig()
+        self.protocol = Protocol(protocol or ProtocolConfig())
+        self.rollout_config = rollout or RolloutConfig()
+        self.reward_config = rewards or RewardConfig()
+        self.algorithm = algorithm or AlgorithmConfig()
+        self.optim_config = optim or OptimConfig()
+        self.init_from, self.seed = init_from, seed
+        if self.rollout_config.group_size < 2:
+            raise ValueError(
+                f"rollout.group_size is {self.rollout_config.group_size}: GRPO compares episodes of one sample, give at least 2."
+            )
+        if init_from is not None and not Path(init_from).exists():
+            raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
+        self.rewards = RewardSet.from_config(self.reward_config, self.protocol)
+        self.grounding_loss_weight = 0.0
+        self.rollout_step = 0
+        self.update_step = 0
+        self.last_batch: ScoredBatch | None = None
+        self.policy: Policy | None = None
+        self._reference: Reference | None = None
+        self._times: dict[str, float] = {}
+
+    def configure_model(self) -> None:
+        """Load the policy once, and the reference if the KL term needs one."""
+        if self.policy is not None:
+            return
+        self.policy = load_policy(self.policy_config, self.protocol.config.turn_end_texts)
+        if self.init_from is not None:
+            load_weights(self.policy, Path(self.init_from))
+        if self.algorithm.loss.kl_coef > 0:
+            self._reference = Reference(self.policy)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW over everything that is trained, the vision tower at its own rate."""
+        config = self.optim_config
+        named = [(name, p) for name, p in self._policy.named_parameters() if p.requires_grad]
+        tower = [p for name, p in named if ".visual." in name]
+        rest = [p for name, p in named if ".visual." not in name]
+        groups = [{"params": rest, "lr": config.lr}, {"params": tower, "lr": config.vision_lr or config.lr}]
+        groups = [group for group in groups if group["params"]]
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+
+    def training_step(self, samples: list[Sample], batch_idx: int) -> None:
+        """One rollout step: play, score, pack, update, log."""
+        started = time.perf_counter()
+        self._times = {}
+        self._policy.eval()  # Lightning switches to train mode; sampled and trained log-probabilities must be equal
+        with self._timed("rollout"):
+            rollouts = self._play(samples)
+        with self._timed("reward"):
+            batch = self._score(rollouts)
+        sums = Sums()
+        add_batch_metrics(sums, batch, self.reward_config.grounding_details)
+        add_update_keys(sums)
+        with self._timed("pack"):
+            rows = self._pack(batch)
+        with self._timed("update"):
+            self._update(rows, batch, sums)
+        self.last_batch = batch
+        self._log(batch, sums, time.perf_counter() - started)
+        self.rollout_step += 1
+
+    def validation_step(self, samples: list[Sample], batch_idx: int) -> None:
+        """Greedy episodes with the tool; never touches the training stream or its random numbers."""
+        if not samples:
+            return
+        self._policy.eval()
+        rollout = Rollout(self._policy, self.protocol, self.rollout_config.greedy())
+        groups = rollout.run(samples, (self.seed, "validation", batch_idx))
+        batch = score_greedy(groups, self.rewards)
+        sums = Sums()
+        add_batch_metrics(sums, batch, self.reward_config.grounding_details)
+        for name, value in sums.means().items():
+            if name in _VALIDATED:
+                self.log(f"eval/{name.split('/')[1]}", value, batch_size=len(samples), sync_dist=True, on_epoch=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Both clocks are part of the state."""
+        checkpoint["infogap"] = {"rollout_step": self.rollout_step, "update_step": self.update_step}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore both clocks."""
+        self.rollout_step = checkpoint["infogap"]["rollout_step"]
+        self.update_step = checkpoint["infogap"]["update_step"]
+
+    @property
+    def _policy(self) -> Policy:
+        if self.policy is None:
+            raise RuntimeError("The policy is loaded by configure_model, which has not run yet.")
+        return self.policy
+
+    @property
+    def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
+        """Sums a tensor over ranks, wherever it lives."""
+        if self.trainer.world_size == 1:
+            return None
+        return lambda tensor: self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum").to(tensor.device)
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._times[phase] = time.perf_counter() - started
+
+    def _play(self, samples: list[Sample]) -> list[GroupRollout]:
+        rollout = Rollout(self._policy, self.protocol, self.rollout_config)
+        return rollout.run(samples, (self.seed, self.rollout_step, self.global_rank))
+
+    def _score(self, rollouts: list[GroupRollout]) -> ScoredBatch:
+        return score_batch(
+            rollouts,
+            self.rewards,
+            scale_rewards=self.algorithm.scale_rewards,
+            aggregation=self.algorithm.aggregation,
+            all_reduce=self._all_reduce,
+        )
+
+    def _pack(self, batch: ScoredBatch) -> list[TrainingRow]:
+        taught = self.grounding_loss_weight > 0
+        extra = [ground_truth_call(self._policy, self.protocol, r) if taught else [] for r in batch.rollouts]
+        return training_rows(batch, extra, self.algorithm, self._policy.vocabulary.image)
+
+    def _update(self, rows: list[TrainingRow], batch: ScoredBatch, sums: Sums) -> None:
+        local = local_totals(rows, batch, self.algorithm)
+        summed = (self._all_reduce(local) if self._all_reduce else local).tolist()
+        totals = BatchTotals(summed[0], summed[1], float(local[0]), self.trainer.world_size)
+        temperature = self.rollout_config.sampling.scoring_temperature
+        several = self.algorithm.updates_per_rollout > 1
+        with torch.no_grad():
+            old = [self._policy.score(row.row, temperature).logprobs if several else None for row in rows]
+        ref = [self._reference.logprobs(row.row, temperature) if self._reference else None for row in rows]
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        for _ in range(self.algorithm.updates_per_rollout):
+            for row, old_logprobs, ref_logprobs in zip(rows, old, ref, strict=True):
+                scores = self._policy.score(row.row, temperature)
+                weight = self.grounding_loss_weight
+                loss = row_loss(
+                    row, scores, old_logprobs, ref_logprobs, totals, summed[2], weight, self.algorithm, sums
+                )
+                sums.add_ratio("policy/loss", float(loss.detach()), 1 / len(rows))
+                self.manual_backward(loss)
+            self._step(optimizer, sums)
+
+    def _step(self, optimizer: Any, sums: Sums) -> None:
+        config = self.optim_config
+        factor = min(1.0, (self.update_step + 1) / config.warmup_updates) if config.warmup_updates else 1.0
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        norm = torch.nn.utils.clip_grad_norm_(
+            [p for p in self._policy.parameters() if p.grad is not None], config.max_grad_norm
+        )
+        sums.add("optim/grad_norm", [float(norm)])
+        sums.add("optim/lr", [optimizer.param_groups[0]["lr"]])
+        optimizer.step()
+        optimizer.zero_grad()
+        self.update_step += 1
+
+    def _log(self, batch: ScoredBatch, sums: Sums, seconds: float) -> None:
+        """One record of the fixed set of keys; the clocks and the weights that callbacks move are part of it."""
+        for name in ("rollout", "reward", "pack", "update"):
+            sums.add(f"time/{name}", [self._times[name]])
+        sums.add("time/step", [seconds])
+        tokens = sum(rollout.group.tokens for rollout in batch.rollouts)
+        sums.add_ratio("time/tokens_per_second", tokens, seconds)
+        sums.add_ratio("time/episodes_per_second", batch.totals_pg.numel(), seconds)
+        values = sums.means(self._all_reduce)
+        values |= {f"weight/{n}": w for n, w in zip(self.rewards.names, self.rewards.weights, strict=True)}
+        values |= {"weight/grounding_loss": self.grounding_loss_weight}
+        values |= {"clock/rollout_step": float(self.rollout_step), "clock/update_step": float(self.update_step)}
+        self.log_dict(values, batch_size=len(batch.rollouts), on_step=True, on_epoch=False)
+        for shown, name in _ON_THE_BAR.items():
+            self.log(shown, values[name], prog_bar=True, logger=False, batch_size=len(batch.rollouts))
+
+
+_VALIDATED = {
+    "reward/accuracy",
+    "reward/total",
+    "episode/tool_rate",
+    "episode/visual_tokens",
+    "crop/area_ratio",
+    "crop/iou",
+    "crop/coverage",
+    "crop/coverage_above_tau",
+}
+_ON_THE_BAR = {
+    "reward": "reward/total",
+    "accuracy": "reward/accuracy",
+    "tools": "episode/tool_rate",
+    "eps/s": "time/episodes_per_second",
+}

@@ -1,0 +1,166 @@
+"""From scored episodes to gradients: rows, exclusions, totals, and the loss of a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from infogap.episode.protocol import Protocol
+from infogap.episode.tool import evidence_box
+from infogap.geometry import FramedBox
+from infogap.grpo.batch import ScoredBatch
+from infogap.grpo.config import AlgorithmConfig
+from infogap.grpo.losses import BatchTotals, PolicyTokens, grounding_cross_entropy, policy_loss
+from infogap.grpo.metrics import Sums
+from infogap.policy.model import Policy, RowScores
+from infogap.policy.packing import Chunk, Group, Row, pack, split_by_budget
+from infogap.rollout import GroupRollout
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """A packed row with what its sampled tokens are worth.
+
+    Attributes:
+        row: the row.
+        advantages: advantage of every branch, ``[branches]``; 0 for a branch of taught tokens.
+        included: whether each branch's sampled tokens carry loss, ``[branches]`` bool.
+    """
+
+    row: Row
+    advantages: Tensor
+    included: Tensor
+
+    @property
+    def token_mask(self) -> Tensor:
+        """Whether each sampled token carries loss, ``[T]`` bool."""
+        return self.included[self.row.episode]
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens of each branch that carry loss, ``[branches]``."""
+        return torch.bincount(self.row.episode[self.token_mask], minlength=self.row.episodes)
+
+
+def ground_truth_call(policy: Policy, protocol: Protocol, rollout: GroupRollout) -> list[tuple[Chunk, ...]]:
+    """Extra branches of a group that hold the annotated call, one for each piece of evidence; only coordinates are taught."""
+    branches: list[tuple[Chunk, ...]] = []
+    for boxes in rollout.sample.evidence:
+        framed = FramedBox.from_original(
+            evidence_box(boxes), protocol.config.frame, rollout.view, rollout.sample.image.size
+        )
+        text = protocol.call_text(framed)
+        first, last = text.index("[") + 1, text.index("]")
+        encoded = policy.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        taught = [place for place, (start, end) in enumerate(encoded["offset_mapping"]) if start < last and end > first]
+        branches.append((Chunk(tuple(encoded["input_ids"]), taught=tuple(taught)),))
+    return branches
+
+
+def training_rows(
+    batch: ScoredBatch, extra: Sequence[Sequence[tuple[Chunk, ...]]], config: AlgorithmConfig, image_token_id: int
+) -> list[TrainingRow]:
+    """Pack the groups that have something to teach.
+
+    A group whose episodes all earned the same has advantage 0 everywhere and is left out, unless it holds taught tokens or a
+    KL term acts on it.
+
+    Args:
+        batch: the scored episodes.
+        extra: branches of taught tokens for every group.
+        config: exclusions and the size of a row.
+        image_token_id: id of ``<|image_pad|>``.
+    """
+    numbers: dict[int, int] = {}
+    groups: list[Group] = []
+    for number, rollout in enumerate(batch.rollouts):
+        if bool(batch.zero_variance_p[number]) and not extra[number] and config.loss.kl_coef == 0:
+            continue
+        group = replace(rollout.group, episodes=(*rollout.group.episodes, *extra[number]))
+        numbers[id(group)] = number
+        groups.append(group)
+    rows: list[TrainingRow] = []
+    for members in split_by_budget(groups, config.row_tokens):
+        advantages, included = [], []
+        for group in members:
+            number = numbers[id(group)]
+            episodes, extras = batch.rollouts[number].episodes, len(extra[number])
+            advantages += [*batch.advantages_pg[number].tolist(), *[0.0] * extras]
+            included += [not (config.mask_truncated and e.truncated) for e in episodes] + [False] * extras
+        rows.append(TrainingRow(pack(members, image_token_id), torch.tensor(advantages), torch.tensor(included)))
+    return rows
+
+
+def local_totals(rows: Sequence[TrainingRow], batch: ScoredBatch, config: AlgorithmConfig) -> Tensor:
+    """Of this rank: tokens that carry loss (those of left-out groups too), episodes, and taught tokens, ``[3]`` float64."""
+    tokens = sum(
+        count
+        for rollout in batch.rollouts
+        for count, episode in zip(rollout.policy_tokens, rollout.episodes, strict=True)
+        if not (config.mask_truncated and episode.truncated)
+    )
+    taught = sum(len(row.row.taught_target) for row in rows)
+    return torch.tensor([tokens, batch.totals_pg.numel(), taught], dtype=torch.float64)
+
+
+def row_loss(
+    training_row: TrainingRow,
+    scores: RowScores,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    totals: BatchTotals,
+    taught_total: float,
+    grounding_weight: float,
+    config: AlgorithmConfig,
+    sums: Sums,
+) -> Tensor:
+    """Loss of one row, to be summed over rows; its statistics go to ``sums``.
+
+    Args:
+        training_row: the row.
+        scores: its tokens under the current policy.
+        old_logprobs: under the policy before the first update, ``[T]``; None if that is the current one.
+        ref_logprobs: under the reference, ``[T]``, or None.
+        totals: counts over the optimiser batch.
+        taught_total: taught tokens over the optimiser batch and all ranks.
+        grounding_weight: weight of the taught tokens' cross-entropy.
+        config: the algorithm.
+        sums: collects statistics.
+    """
+    device = scores.logprobs.device
+    mask = training_row.token_mask.to(device)
+    row = training_row.row
+    logprobs, episode = scores.logprobs[mask], row.episode.to(device)[mask]
+    tokens = PolicyTokens(
+        logprobs=logprobs,
+        old_logprobs=logprobs.detach() if old_logprobs is None else old_logprobs[mask],
+        advantages=training_row.advantages.to(device)[episode],
+        episode_index=episode,
+        ref_logprobs=None if ref_logprobs is None else ref_logprobs[mask],
+    )
+    output = policy_loss(tokens, totals, config.loss, training_row.lengths.to(device))
+    loss = output.loss
+    if len(scores.taught_logprobs):
+        taught = grounding_cross_entropy(scores.taught_logprobs, taught_total, world_size=totals.world_size)
+        loss = loss + grounding_weight * taught
+        sums.add_ratio("policy/grounding_loss", -float(scores.taught_logprobs.sum()), len(scores.taught_logprobs))
+    metrics = {name: float(value) for name, value in output.metrics.items()}
+    for name, key in _TOKEN_METRICS.items():
+        sums.add_ratio(name, metrics[key], metrics["tokens"])
+    sums.add_ratio("policy/entropy", float(scores.entropy[mask].sum()), metrics["tokens"])
+    drift = (scores.logprobs.detach() - row.rollout_logprobs.to(device))[mask].abs()
+    sums.add_ratio("policy/sampler_gap", float(drift.sum()), metrics["tokens"])
+    return loss
+
+
+_TOKEN_METRICS = {
+    "policy/clip_low": "clip_low_tokens",
+    "policy/clip_high": "clip_high_tokens",
+    "policy/dual_clip": "dual_clip_tokens",
+    "policy/kl_old": "kl_old_sum",
+    "policy/kl_ref": "kl_ref_sum",
+    "policy/ratio": "ratio_sum",
+}
