@@ -7,12 +7,13 @@ import math
 from pathlib import Path
 
 import torch
+import yaml
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from infogap.data.needle import COLOURS, attribute_question, relation_question
-from infogap.episode.protocol import Protocol
+from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Frame, FramedBox
 
 SPECIAL = [
@@ -34,6 +35,12 @@ CHAT_TEMPLATE = (
     "{% if part['type'] == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+def needle_protocol() -> Protocol:
+    """The protocol that the small policy is taught, from configs/protocol/needle.yaml."""
+    values = yaml.safe_load((Path(__file__).resolve().parents[1] / "configs/protocol/needle.yaml").read_text())
+    return Protocol(ProtocolConfig(**{**values, "frame": Frame[values["frame"]]}))
 
 
 def build_tokenizer(protocol: Protocol, vocabulary: int = 512) -> PreTrainedTokenizerFast:
@@ -106,7 +113,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) ->
         "intermediate_size": 192,
         "num_heads": 3,
         "window_size": 112,
-        "fullatt_block_indexes": [],
+        "fullatt_block_indexes": [1],
         "out_hidden_size": width,
         "hidden_act": "silu",
     }

@@ -20,6 +20,8 @@ from infogap.geometry import Box, intersection_area
 
 NAMES = list(COLOURS)
 NO_DIGIT = 10
+MAX_READABLE_CELL = 60
+"""Pixels of the canvas a cell may cover for its digit to be taught: twice the native 28."""
 
 
 @dataclass
@@ -29,7 +31,7 @@ class CellLabels:
     Attributes:
         colours: whether a sign of each colour lies in the cell, ``[C, 6]``.
         boxes: its box relative to the cell's centre, in cells, ``[C, 6, 4]``.
-        digit: the digit in the cell, or ``NO_DIGIT``, ``[C]``.
+        digit: the digit in the cell, or ``NO_DIGIT``; -100 if digits are too small to be read, ``[C]``.
         place: centre of the cell on the canvas, 0 to 1; NaN if the image is not a whole canvas, ``[C, 2]``.
     """
 
@@ -44,9 +46,9 @@ def label_cells(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Labels of an image that shows ``region`` of the canvas in ``columns x rows`` cells."""
     count = columns * rows
+    width, height = region.width / columns, region.height / rows
     colours, boxes = np.zeros((count, 6), np.float32), np.zeros((count, 6, 4), np.float32)
     digit, best = np.full(count, NO_DIGIT), np.zeros(count)
-    width, height = region.width / columns, region.height / rows
     centres = np.stack(np.meshgrid(np.arange(columns) + 0.5, np.arange(rows) + 0.5), -1).reshape(count, 2)
     place = centres / (columns, rows) if whole else np.full((count, 2), np.nan)
     for sign in signs:
@@ -66,6 +68,8 @@ def label_cells(
                 share = intersection_area(glyph, cell)
                 if share > best[index] and share >= 0.2 * min(glyph.area, cell.area):
                     digit[index], best[index] = int(sign.digit), share
+    if width > MAX_READABLE_CELL:
+        digit[:] = -100
     return colours, boxes, digit, place.astype(np.float32)
 
 
@@ -96,10 +100,11 @@ class CellReadout(nn.Module):
         if present.any():
             apart = functional.smooth_l1_loss(boxes.view(-1, 6, 4)[present], labels.boxes[present], beta=0.1)
             loss = loss + apart
-        shown = labels.digit != NO_DIGIT
+        shown = (labels.digit >= 0) & (labels.digit != NO_DIGIT)
         weight = torch.ones(11)
         weight[NO_DIGIT] = 0.04
-        loss = loss + 2 * functional.cross_entropy(digit, labels.digit, weight=weight)
+        if shown.any():
+            loss = loss + 2 * functional.cross_entropy(digit, labels.digit, weight=weight)
         known = ~labels.place[:, 0].isnan()
         if known.any():
             loss = loss + 4 * functional.smooth_l1_loss(place[known], labels.place[known], beta=0.05)

@@ -16,25 +16,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from needle_lessons import CANVAS, VIEW_SIDES, Bank, Kind, Lesson, Teacher, render_bank
-from needle_model import build_config, build_model, build_tokenizer, save_policy
+from needle_model import build_config, build_model, build_tokenizer, needle_protocol, save_policy
 from needle_vision import CellReadout, label_cells, stack_labels
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infogap.episode.protocol import Protocol, ProtocolConfig
-from infogap.geometry import Box, Frame
+from infogap.geometry import Box
 from infogap.policy.patches import Patchifier
 from infogap.policy.vision import batch_vision_tower, encode_images
-
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def load_protocol(path: Path) -> Protocol:
-    """The protocol of a YAML file such as configs/protocol/needle.yaml."""
-    values = yaml.safe_load(path.read_text())
-    return Protocol(ProtocolConfig(**{**values, "frame": Frame(values["frame"])}))
 
 
 def positions(token_ids: Tensor, image_pad: int, grids: list[tuple[int, int]]) -> Tensor:
@@ -76,8 +66,15 @@ def lesson_loss(model: nn.Module, lesson: Lesson, image_pad: int) -> tuple[Tenso
     return loss, right
 
 
+SHARES = {
+    "crops": {"canvas": 1.0, "view": 1.0, "window": 6.0},
+    "canvases": {"canvas": 3.0, "view": 0.8, "window": 3.0},
+}
+"""How often the vision tower sees each kind of image."""
+
+
 def see(
-    model: nn.Module, bank: Bank, patchifier: Patchifier, minutes: float, rng: np.random.Generator
+    model: nn.Module, bank: Bank, patchifier: Patchifier, minutes: float, emphasis: str, rng: np.random.Generator
 ) -> dict[str, float]:
     """Train the vision tower; returns its read-outs' skills."""
     readout = CellReadout(model.config.text_config.hidden_size)
@@ -85,7 +82,8 @@ def see(
     rate = 2e-3
     optimizer = torch.optim.AdamW([*tower.parameters(), *readout.parameters()], lr=rate, betas=(0.9, 0.98), fused=True)
     kinds = [kind for kind in bank.kinds if kind[0] != "blank"]
-    shares = np.array([{"canvas": 1.0, "view": 1.0, "window": 6 / len(bank.windows)}[kind[0]] for kind in kinds])
+    wanted = SHARES[emphasis]
+    shares = np.array([wanted[k[0]] / (len(bank.windows) if k[0] == "window" else 1) for k in kinds])
     pixels = {kind: bank.pixels(kind) for kind in kinds}
     averages: dict[str, float] = {}
     started, step = time.perf_counter(), 0
@@ -178,9 +176,11 @@ def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple
 def train(args: argparse.Namespace) -> None:
     """Train and save."""
     torch.manual_seed(args.seed)
-    protocol = load_protocol(ROOT / "configs/protocol/needle.yaml")
+    protocol = needle_protocol()
     tokenizer = build_tokenizer(protocol)
     model = build_model(build_config(tokenizer, args.width, args.layers))
+    if args.start_from is not None:
+        model.load_state_dict(type(model).from_pretrained(args.start_from, dtype=torch.float32).state_dict())
     batch_vision_tower(model)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters", flush=True)
@@ -188,7 +188,10 @@ def train(args: argparse.Namespace) -> None:
     bank = render_bank(args.scenes, 1_000_000 + args.seed, args.workers)
     print(f"{args.scenes} scenes in {time.perf_counter() - started:.0f} s", flush=True)
     patchifier = Patchifier((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
-    seen = see(model, bank, patchifier, args.vision_minutes, np.random.default_rng(args.seed))
+    rng = np.random.default_rng(args.seed)
+    seen: dict[str, float] = {}
+    for emphasis, minutes in zip(SHARES, args.vision_minutes, strict=True):
+        seen |= see(model, bank, patchifier, minutes, emphasis, rng)
     save_policy(model, tokenizer, args.out)
     features = encode_bank(model, bank, patchifier)
     print(f"encoded after {time.perf_counter() - started:.0f} s", flush=True)
@@ -218,7 +221,7 @@ def skills(lesson: Lesson, loss: Tensor, right: Tensor) -> dict[str, float]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
-    parser.add_argument("--minutes", type=float, default=25.0, help="training time of the language model")
+    parser.add_argument("--minutes", type=float, default=17.0, help="training time of the language model")
     parser.add_argument(
         "--vision-minutes", type=float, default=8.0, help="training time of the vision tower before that"
     )

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 import logging
-import sys
+import warnings
 
+import transformers
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
-import infogap.callbacks  # noqa: F401  # so that the YAML can name them by their class name alone
+import infogap.callbacks  # noqa: F401  (imported, a callback can be named in YAML by its class name alone)
 from infogap.data.datamodule import ShardDataModule
 from infogap.grpo.module import GRPOModule
+from infogap.resolution import ResolutionConfig, ensure_manifest
 
-logger = logging.getLogger(__name__)
+QUIET = (
+    # messages about other packages' code or products, which a user of this one cannot act on
+    r".*isinstance\(treespec, LeafSpec\).*",
+    r".*LightningCLI's args parameter is intended to run from within Python.*",
+    r".*does not have many workers.*",
+    r".*is not supported on this platform.*",
+)
 
 
 class InfogapCLI(LightningCLI):
     """The command line of one module class and one datamodule class."""
 
-    def before_fit(self) -> None:
-        """Make what training needs and does not have yet: the shards, and the resolution manifest of each set."""
-        self.datamodule.prepare_data()
-        if self.model.rollout_config.view.mode != "selected":
-            return
-        from infogap.resolution import ensure_manifest
+    def add_arguments_to_parser(self, parser: object) -> None:
+        """The ladder of resolution selection is the one option that belongs to neither class."""
+        parser.add_class_arguments(ResolutionConfig, "resolution")  # type: ignore[attr-defined]
 
-        for root in filter(None, (self.datamodule.root, self.datamodule.val_root)):
-            ensure_manifest(root, self.model.policy_config, self.model.protocol, self.model.rollout_config)
+    def before_fit(self) -> None:
+        """Make what training needs and does not have yet: shards, and the resolution manifest beside each set."""
+        model, data = self.model, self.datamodule
+        data.prepare_data()
+        if model.rollout_config.view.mode != "selected" and not data.require_view_tokens:
+            return
+        for root in filter(None, (data.root, data.val_root)):
+            ensure_manifest(root, model.policy_config, model.protocol, model.rollout_config, self._resolution)
+
+    @property
+    def _resolution(self) -> ResolutionConfig:
+        chosen = self.config_init[self.subcommand]["resolution"]
+        return chosen if isinstance(chosen, ResolutionConfig) else ResolutionConfig(**vars(chosen))
 
 
 def main(args: ArgsType = None) -> None:
@@ -34,7 +50,11 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: arguments instead of those of the process, for use from Python.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", force=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    transformers.utils.logging.disable_progress_bar()
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
     InfogapCLI(
         GRPOModule,
         ShardDataModule,
@@ -42,9 +62,8 @@ def main(args: ArgsType = None) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
-        parser_kwargs={"description": "Teach a vision-language model to look closely."},
     )
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,7 +1,7 @@
 """Episodes: the protocol and the environment on one side, the sampler on the other.
 
-A rollout shows every sample's view once, samples its group of episodes together, cuts the crops that they ask for, and returns
-what happened twice over: as text and boxes for the rewards, as token chunks for the loss.
+A rollout shows every sample's view once, samples its group of episodes together, cuts the crops that they ask for, and
+returns what happened twice over: as text and boxes for the rewards, as token chunks for the loss.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ class ViewConfig:
             return self.budget
         if sample.view_tokens is None:
             raise ValueError(
-                f"Sample {sample.key} has no selected view: run data_scripts/select_resolution.py on its shards, or set "
-                "view.mode to 'budget'."
+                f"Sample {sample.key} has no selected view: run data_scripts/select_resolution.py on its shards, or "
+                "set view.mode to 'budget'."
             )
         return sample.view_tokens
 

@@ -59,19 +59,23 @@ class Game:
         return body[1]
 
 
+Start = Callable[..., Game]
+
+
 def zoom(*box: float) -> str:
     return f'<tool_call>{{"name": "image_zoom_in_tool", "arguments": {{"bbox_2d": {list(box)}}}}}</tool_call>'
 
 
 @pytest.fixture
-def game(make_sample: MakeSample) -> Callable[..., Game]:
+def game(make_sample: MakeSample) -> Start:
     def start(frame: Frame = Frame.VIEW_PIXELS, *, size: tuple[int, int] = ORIGINAL, **limits: Any) -> Game:
         return Game(make_sample("scene", size=size), frame, **limits)
 
     return start
 
 
-def test_a_crop_and_an_answer(game: Callable[..., Game]) -> None:
+def test_a_crop_and_an_answer(game: Start) -> None:
+    closed = game().step(zoom(10, 10, 30, 50), closed=True)
     play = game()
     observation = play.zoom(10, 10, 30, 50)
     assert observation is not None
@@ -81,6 +85,8 @@ def test_a_crop_and_an_answer(game: Callable[..., Game]) -> None:
         "<|im_end|>\n<|im_start|>user\n<tool_response>[10, 10, 30, 50]<|vision_start|><|image_pad|><|vision_end|>"
         "</tool_response><|im_end|>\n<|im_start|>assistant\n"
     )
+    assert closed is not None
+    assert "<|im_end|>" + closed.text == observation.text  # a closed turn is not closed again
     assert play.step("<answer> 7 </answer>", closed=True) is None
     assert play.episode.stop_reason is StopReason.ANSWERED
     assert play.episode.answer == "7"
@@ -89,12 +95,6 @@ def test_a_crop_and_an_answer(game: Callable[..., Game]) -> None:
     assert [turn.observation for turn in play.episode.turns] == [observation.text, None]
     assert play.episode.crops == [Box(50, 50, 150, 250)]
     assert play.episode.bad_calls == 0
-
-
-def test_a_closed_turn_is_not_closed_again(game: Callable[..., Game]) -> None:
-    observation = game().step(zoom(10, 10, 30, 50), closed=True)
-    assert observation is not None
-    assert observation.text.startswith("\n<|im_start|>user")
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_closed_turn_is_not_closed_again(game: Callable[..., Game]) -> None:
     ],
 )
 def test_boxes_are_read_in_the_protocols_frame(
-    game: Callable[..., Game], frame: Frame, box: tuple[float, float, float, float]
+    game: Start, frame: Frame, box: tuple[float, float, float, float]
 ) -> None:
     play = game(frame)
     observation = play.zoom(*box)
@@ -115,20 +115,18 @@ def test_boxes_are_read_in_the_protocols_frame(
     assert f"<tool_response>{list(box)}<" in observation.text
 
 
-def test_an_empty_answer_is_an_answer(game: Callable[..., Game]) -> None:
+@pytest.mark.parametrize(
+    ("text", "reason", "answer"),
+    [("<answer></answer>", StopReason.ANSWERED, ""), ("It is 7.", StopReason.NO_ACTION, None)],
+)
+def test_endings(game: Start, text: str, reason: StopReason, answer: str | None) -> None:
     play = game()
-    assert play.step("<answer></answer>") is None
-    assert (play.episode.stop_reason, play.episode.answer) == (StopReason.ANSWERED, "")
-
-
-def test_no_action_ends_the_episode(game: Callable[..., Game]) -> None:
-    play = game()
-    assert play.step("It is 7.") is None
-    assert (play.episode.stop_reason, play.episode.answer) == (StopReason.NO_ACTION, None)
+    assert play.step(text) is None
+    assert (play.episode.stop_reason, play.episode.answer) == (reason, answer)
 
 
 @pytest.mark.parametrize("text", ["Well", zoom(10, 10, 30, 50), "<answer>7</answer>"])
-def test_a_truncated_turn_is_not_read(game: Callable[..., Game], text: str) -> None:
+def test_a_truncated_turn_is_not_read(game: Start, text: str) -> None:
     play = game()
     assert play.step(text, truncated=True) is None
     assert (play.episode.stop_reason, play.episode.answer) == (StopReason.MAX_TOKENS, None)
@@ -137,7 +135,7 @@ def test_a_truncated_turn_is_not_read(game: Callable[..., Game], text: str) -> N
     assert play.episode.turns[0].text == text
 
 
-def test_a_call_in_the_last_turn_ends_the_episode(game: Callable[..., Game]) -> None:
+def test_a_call_in_the_last_turn_ends_the_episode(game: Start) -> None:
     play = game(max_turns=2, max_crops=5)
     assert play.zoom(10, 10, 30, 50) is not None
     assert play.zoom(10, 10, 30, 50) is None
@@ -147,27 +145,22 @@ def test_a_call_in_the_last_turn_ends_the_episode(game: Callable[..., Game]) -> 
     assert play.episode.bad_calls == 0  # a limit forbade it, nothing was wrong with it
 
 
-def test_an_answer_in_the_last_turn_counts(game: Callable[..., Game]) -> None:
+def test_an_answer_in_the_last_turn_counts(game: Start) -> None:
     play = game(max_turns=1, max_crops=0)
     assert play.step("<answer>7</answer>") is None
     assert play.episode.stop_reason is StopReason.ANSWERED
 
 
-def test_a_call_after_the_last_crop_ends_the_episode(game: Callable[..., Game]) -> None:
-    play = game(max_turns=9, max_crops=1)
-    assert play.zoom(10, 10, 30, 50) is not None
+@pytest.mark.parametrize("crops", [0, 1, 3])
+def test_a_call_after_the_last_crop_ends_the_episode(game: Start, crops: int) -> None:
+    play = game(max_turns=9, max_crops=crops)
+    assert all(play.zoom(10, 10, 30, 50) is not None for _ in range(crops))
     assert play.zoom(20, 10, 30, 50) is None
     assert play.episode.stop_reason is StopReason.MAX_CROPS
-    assert len(play.tool.boxes) == 1
+    assert len(play.tool.boxes) == crops
 
 
-def test_without_crops_a_call_ends_the_episode(game: Callable[..., Game]) -> None:
-    play = game(max_crops=0)
-    assert play.zoom(10, 10, 30, 50) is None
-    assert play.episode.stop_reason is StopReason.MAX_CROPS
-
-
-def test_failed_calls_cost_turns_but_no_crops(game: Callable[..., Game]) -> None:
+def test_failed_calls_cost_turns_but_no_crops(game: Start) -> None:
     play = game(max_turns=4, max_crops=1)
     assert "exactly 4 numbers" in play.error(1, 2, 3)
     assert "empty" in play.error(30, 10, 10, 50)
@@ -188,7 +181,7 @@ def test_failed_calls_cost_turns_but_no_crops(game: Callable[..., Game]) -> None
         ((10, 10, 1e300, 50), "The box lies outside the image."),
     ],
 )
-def test_boxes_that_cannot_be_cut(game: Callable[..., Game], box: tuple[float, ...], error: str) -> None:
+def test_boxes_that_cannot_be_cut(game: Start, box: tuple[float, ...], error: str) -> None:
     play = game()
     text = play.error(*box)
     assert text.startswith(error)
@@ -198,7 +191,7 @@ def test_boxes_that_cannot_be_cut(game: Callable[..., Game], box: tuple[float, .
     assert play.episode.stop_reason is None
 
 
-def test_a_box_that_sticks_out_is_clamped(game: Callable[..., Game]) -> None:
+def test_a_box_that_sticks_out_is_clamped(game: Start) -> None:
     play = game()
     observation = play.zoom(100, -20, 130, 30)
     assert play.tool.boxes == play.episode.crops == [Box(500, 0, 560, 150)]
@@ -206,7 +199,7 @@ def test_a_box_that_sticks_out_is_clamped(game: Callable[..., Game]) -> None:
     assert "<tool_response>[100, 0, 112, 30]<" in observation.text  # the policy is told what was cut
 
 
-def test_a_small_box_is_expanded(game: Callable[..., Game]) -> None:
+def test_a_small_box_is_expanded(game: Start) -> None:
     play = game(min_crop_side=28)
     play.zoom(10, 10, 12, 30)
     assert play.tool.boxes == play.episode.crops == [Box(41, 50, 69, 150)]  # 10 pixels at x = 50 to 60 became 28
@@ -220,9 +213,7 @@ def test_a_small_box_is_expanded(game: Callable[..., Game]) -> None:
         (Frame.RELATIVE_1000, (100, 100, 120, 500), "at least 50 wide and 100 high"),
     ],
 )
-def test_a_small_box_can_be_an_error(
-    game: Callable[..., Game], frame: Frame, box: tuple[float, ...], least: str
-) -> None:
+def test_a_small_box_can_be_an_error(game: Start, frame: Frame, box: tuple[float, ...], least: str) -> None:
     play = game(frame, small_crop="error")
     assert f"The box is too small: it must be {least}." in play.error(*box)
     assert play.episode.bad_calls == 1
@@ -233,21 +224,19 @@ def test_a_small_box_can_be_an_error(
 @pytest.mark.parametrize(
     ("frame", "box"), [(Frame.VIEW_PIXELS, (3, 3, 9, 9)), (Frame.RELATIVE, (0.16, 0.1, 0.21, 0.2))]
 )
-def test_a_box_of_the_least_size_that_is_told_is_cut(
-    game: Callable[..., Game], frame: Frame, box: tuple[float, ...]
-) -> None:
+def test_a_box_of_the_least_size_that_is_told_is_cut(game: Start, frame: Frame, box: tuple[float, ...]) -> None:
     play = game(frame, small_crop="error")
     assert play.zoom(*box) is not None
     assert len(play.episode.crops) == 1
 
 
-def test_an_image_below_the_least_side_can_be_asked_for_whole(game: Callable[..., Game]) -> None:
+def test_an_image_below_the_least_side_can_be_asked_for_whole(game: Start) -> None:
     play = game(size=(400, 20), small_crop="error")
     assert play.zoom(0, 0, 112, 56) is not None
     assert play.episode.crops == [Box(0, 0, 400, 20)]
 
 
-def test_an_ended_episode_takes_no_step(game: Callable[..., Game]) -> None:
+def test_an_ended_episode_takes_no_step(game: Start) -> None:
     play = game()
     play.step("<answer>7</answer>")
     with pytest.raises(RuntimeError, match=r"sample scene has ended \(answered\)"):

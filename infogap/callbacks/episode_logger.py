@@ -14,6 +14,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from infogap.callbacks.drawing import draw_episode
 from infogap.grpo.batch import ScoredBatch
+from infogap.rollout import GroupRollout
+from infogap.types import Episode
 
 if TYPE_CHECKING:
     from infogap.grpo.module import GRPOModule
@@ -60,7 +62,8 @@ class EpisodeLogger(Callback):
         This cannot be done when fitting starts: a sharded module has not got its rollout step back by then.
         """
         folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER  # asks all ranks: before any return
-        if not self.jsonl or trainer.fast_dev_run:
+        trial: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by one of its connectors
+        if not self.jsonl or trial:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"rank_{trainer.global_rank}.jsonl"
@@ -103,39 +106,21 @@ class EpisodeLogger(Callback):
 def batch_records(batch: ScoredBatch, rollout_step: int) -> list[dict[str, Any]]:
     """What is written about every episode of a batch, group by group, as JSON values.
 
-    Boxes are (x1, y1, x2, y2) in pixels of the original. Reward columns are unweighted; `total` is their weighted sum.
+    Boxes are (x1, y1, x2, y2) in pixels of the original, sizes (width, height) in pixels; the view's is None if the
+    policy was shown none. Rewards are unweighted; the total is their weighted sum.
     """
     records = []
     for group, rollout in enumerate(batch.rollouts):
-        sample = rollout.sample
-        about_sample = {
-            "sample": sample.key,
-            "question": sample.question,
-            "options": list(sample.options),
-            "expected": sample.answer,
-            "evidence": [[list(box.as_tuple()) for box in chain] for chain in sample.evidence],
-            "view_size": list(rollout.view) if rollout.group.prompt.images else None,
-            "original_size": list(sample.image.size),
-        }
+        about_sample = _about_sample(rollout)
         policy_tokens, visual_tokens = rollout.policy_tokens, rollout.visual_tokens
         for number, episode in enumerate(rollout.episodes):
-            turns = [
-                {
-                    "text": turn.text,
-                    "observation": turn.observation,
-                    "crop": None if turn.crop is None else list(turn.crop.as_tuple()),
-                    "error": turn.error,
-                }
-                for turn in episode.turns
-            ]
-            record = {"rollout_step": rollout_step, "group": group, "episode": number, **about_sample, "turns": turns}
-            record |= {"answer": episode.answer, "stop_reason": episode.stop_reason and episode.stop_reason.value}
+            record: dict[str, Any] = {"rollout_step": rollout_step, "group": group, "episode": number}
+            record |= about_sample | _about_episode(episode)
             record |= {"policy_tokens": policy_tokens[number], "visual_tokens": visual_tokens[number]}
-            rewards = dict(zip(batch.reward_names, batch.rewards_pgc[group, number].tolist(), strict=True))
-            earned = {"total": batch.totals_pg[group, number].item()}
-            records.append(
-                record | {"rewards": rewards} | earned | {"advantage": batch.advantages_pg[group, number].item()}
-            )
+            record["rewards"] = dict(zip(batch.reward_names, batch.rewards_pgc[group, number].tolist(), strict=True))
+            record["total"] = batch.totals_pg[group, number].item()
+            record["advantage"] = batch.advantages_pg[group, number].item()
+            records.append(record)
     return records
 
 
@@ -157,6 +142,32 @@ def drop_lines_from(path: Path, rollout_step: int) -> None:
                 break
             end += len(line)
         file.truncate(end)
+
+
+def _about_sample(rollout: GroupRollout) -> dict[str, Any]:
+    sample = rollout.sample
+    return {
+        "sample": sample.key,
+        "question": sample.question,
+        "options": list(sample.options),
+        "expected_answer": sample.answer,
+        "evidence": [[list(box.as_tuple()) for box in chain] for chain in sample.evidence],
+        "view_size": list(rollout.view) if rollout.group.prompt.images else None,
+        "original_size": list(sample.image.size),
+    }
+
+
+def _about_episode(episode: Episode) -> dict[str, Any]:
+    turns = [
+        {
+            "text": turn.text,
+            "observation": turn.observation,
+            "crop": None if turn.crop is None else list(turn.crop.as_tuple()),
+            "error": turn.error,
+        }
+        for turn in episode.turns
+    ]
+    return {"turns": turns, "answer": episode.answer, "stop_reason": episode.stop_reason and episode.stop_reason.value}
 
 
 def _finite(value: Any) -> Any:

@@ -64,7 +64,9 @@ class GroundingStage(Callback):
         """
         names = cast("GRPOModule", pl_module).rewards.names
         if REWARD not in names:
-            raise ValueError(f"GroundingStage needs the reward {REWARD!r}, but there is only {', '.join(names)}: add it.")
+            raise ValueError(
+                f"GroundingStage needs the reward {REWARD!r}, but there is only {', '.join(names)}: add it."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Set both weights."""

@@ -103,7 +103,6 @@ class GRPOModule(LightningModule):
         """One rollout step: play, score, pack, update, log."""
         started = time.perf_counter()
         self._times = {}
-        self._policy.eval()  # Lightning switches to train mode; sampled and trained log-probabilities must be equal
         with self._timed("rollout"):
             rollouts = self._play(samples)
         with self._timed("reward"):
@@ -121,6 +120,8 @@ class GRPOModule(LightningModule):
 
     def validation_step(self, samples: list[Sample], batch_idx: int) -> None:
         """Greedy episodes with the tool; never touches the training stream or its random numbers."""
+        if self.rollout_config.view.mode == "selected":
+            samples = [sample for sample in samples if sample.view_tokens is not None]
         if not samples:
             return
         self._policy.eval()
@@ -162,6 +163,7 @@ class GRPOModule(LightningModule):
         self._times[phase] = time.perf_counter() - started
 
     def _play(self, samples: list[Sample]) -> list[GroupRollout]:
+        self._policy.eval()
         rollout = Rollout(self._policy, self.protocol, self.rollout_config)
         return rollout.run(samples, (self.seed, self.rollout_step, self.global_rank))
 
@@ -180,6 +182,7 @@ class GRPOModule(LightningModule):
         return training_rows(batch, extra, self.algorithm, self._policy.vocabulary.image)
 
     def _update(self, rows: list[TrainingRow], batch: ScoredBatch, sums: Sums) -> None:
+        self._policy.train()  # transformers checkpoints activations in this mode only; there is no dropout by default
         local = local_totals(rows, batch, self.algorithm)
         summed = (self._all_reduce(local) if self._all_reduce else local).tolist()
         totals = BatchTotals(summed[0], summed[1], float(local[0]), self.trainer.world_size)
@@ -227,9 +230,9 @@ class GRPOModule(LightningModule):
         values |= {f"weight/{n}": w for n, w in zip(self.rewards.names, self.rewards.weights, strict=True)}
         values |= {"weight/grounding_loss": self.grounding_loss_weight}
         values |= {"clock/rollout_step": float(self.rollout_step), "clock/update_step": float(self.update_step)}
-        self.log_dict(values, batch_size=len(batch.rollouts), on_step=True, on_epoch=False)
-        for shown, name in _ON_THE_BAR.items():
-            self.log(shown, values[name], prog_bar=True, logger=False, batch_size=len(batch.rollouts))
+        shown = {name: values.pop(name) for name in _ON_THE_BAR}
+        for part, on_the_bar in ((shown, True), (values, False)):
+            self.log_dict(part, prog_bar=on_the_bar, batch_size=len(batch.rollouts), on_step=True, on_epoch=False)
 
 
 _VALIDATED = {
@@ -242,9 +245,4 @@ _VALIDATED = {
     "crop/coverage",
     "crop/coverage_above_tau",
 }
-_ON_THE_BAR = {
-    "reward": "reward/total",
-    "accuracy": "reward/accuracy",
-    "tools": "episode/tool_rate",
-    "eps/s": "time/episodes_per_second",
-}
+_ON_THE_BAR = ("reward/total", "reward/accuracy", "episode/tool_rate", "time/episodes_per_second")

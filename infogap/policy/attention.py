@@ -1,7 +1,7 @@
 """Attention of packed rows, plugged into transformers under one name.
 
-The model's attention layers call whatever ``attend`` object the forward was given, so that training, prefill and decoding
-differ in that object and in nothing else. All of them compute the same rule (see ``visible``).
+The model's attention layers call whatever ``attend`` object the forward was given, so that training, prefill and
+decoding differ in that object and in nothing else. All of them compute the same rule (see ``visible``).
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def fold_heads(query: Tensor, key_value_heads: int) -> Tensor:
 
 
 class DenseAttention:
-    """One row under the full ``[N, N]`` mask: short, obviously right, and quadratic in the row. The reference in tests."""
+    """One row under the full ``[N, N]`` mask: short, obviously right, quadratic in the row. The reference in tests."""
 
     def __init__(self, group: Tensor, branch: Tensor) -> None:
         self.mask = visible(group, branch)
@@ -100,8 +100,8 @@ class DenseAttention:
 class PackedAttention:
     """One row as two small batches: the prompts among themselves, and each episode over its prompt and itself.
 
-    Exactly ``visible``, without the entries that are never visible: work grows with episodes * (prompt + episode), where
-    the dense mask grows with the square of the whole row.
+    Exactly ``visible``, without the entries that are never visible: work grows with episodes * (prompt + episode),
+    where the dense mask grows with the square of the whole row.
 
     Args:
         group: group of every token, ``[N]``.
@@ -110,12 +110,14 @@ class PackedAttention:
 
     def __init__(self, group: Tensor, branch: Tensor) -> None:
         device = group.device
-        prompt_at = [((group == g) & (branch == PROMPT_BRANCH)).nonzero()[:, 0] for g in group.unique().tolist()]
-        pairs = torch.stack([group, branch], 1)[branch != PROMPT_BRANCH].unique(dim=0).tolist()
+        groups = sorted(set(group.tolist()))
+        found = set(zip(group.tolist(), branch.tolist(), strict=True))
+        pairs = sorted(pair for pair in found if pair[1] != PROMPT_BRANCH)
+        prompt_at = [((group == g) & (branch == PROMPT_BRANCH)).nonzero()[:, 0] for g in groups]
         episode_at = [((group == g) & (branch == b)).nonzero()[:, 0] for g, b in pairs]
         self.prompt_index, prompt_valid = _pad(prompt_at, device)  # [groups, P]
         self.episode_index, episode_valid = _pad(episode_at, device)  # [episodes, L]
-        numbers = {g: number for number, g in enumerate(group.unique().tolist())}
+        numbers = {g: number for number, g in enumerate(groups)}
         self.parent = torch.tensor([numbers[g] for g, _ in pairs], dtype=torch.long, device=device)
         # where each token of the row stands in the two batches laid flat
         flat = torch.cat([self.prompt_index[prompt_valid], self.episode_index[episode_valid]])

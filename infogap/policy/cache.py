@@ -1,7 +1,7 @@
 """Keys and values of running groups, and attention over them: nothing is ever encoded twice.
 
-Each group's prompt is kept once; each running episode has a slot with its own tokens. A decoding step gives every slot one
-token; an observation gives some slots several. Both are written in place, into tensors that grow in steps.
+Each group's prompt is kept once; each running episode has a slot with its own tokens. A decoding step gives every slot
+one token; an observation gives some slots several. Both are written in place, into tensors that grow in steps.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ class SlotAttention:
         prompt = self._by_group(folded, cache.prompts.keys[layer].transpose(2, 3))
         prompt = prompt.masked_fill(self.prompt_mask[:, None, None], float("-inf"))
         weights = torch.cat([prompt, own], dim=3).softmax(3, dtype=torch.float32).to(query.dtype)
-        from_prompt, from_own = weights.split([prompt.shape[3], own.shape[3]], dim=3)
+        from_prompt, from_own = weights.tensor_split([prompt.shape[3]], dim=3)
         attended = from_own @ own_values + self._by_group(from_prompt, cache.prompts.values[layer])
         return attended.view_as(query)
 
     def _by_group(self, left: Tensor, right: Tensor) -> Tensor:
-        """``left [B, heads, M, K] @ right [groups, heads, K, W]``, each slot with its group, without copying ``right``."""
+        """``left [B, heads, M, K] @ right [groups, heads, K, W]``, each slot with its group, without a copy a slot."""
         groups, most = self.grid.shape
         _, heads, rows, _ = left.shape
         gathered = left[self.grid].transpose(1, 2).reshape(groups, heads, most * rows, -1)

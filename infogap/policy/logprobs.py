@@ -1,7 +1,7 @@
 """Log-probabilities and entropy of sampled tokens, a slice of tokens at a time.
 
-The logits of a row would be ``[tokens, vocabulary]``: for 32,000 tokens and Qwen's vocabulary 20 GB in float32. Each slice is
-computed, reduced and dropped, and computed again in the backward pass.
+The logits of a row would be ``[tokens, vocabulary]``: for 32,000 tokens and Qwen's vocabulary 20 GB in float32. Each
+slice is computed, reduced and dropped, and computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def token_scores(
 
     # torch.split of nothing is one empty piece, so there is always something to join
     pieces: list[tuple[Tensor, Tensor]] = []
-    for states, wanted in zip(hidden.split(chunk), target.split(chunk), strict=True):
+    for states, wanted in zip(torch.split(hidden, chunk), torch.split(target, chunk), strict=True):
         single = len(target) <= chunk or not torch.is_grad_enabled()
         pieces.append(score(states, wanted) if single else checkpoint(score, states, wanted, use_reentrant=False))
     return TokenScores(torch.cat([logprobs for logprobs, _ in pieces]), torch.cat([entropy for _, entropy in pieces]))

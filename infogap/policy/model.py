@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
 
@@ -17,17 +17,10 @@ from infogap.policy.logprobs import token_scores
 from infogap.policy.packing import Chunk, Row
 from infogap.policy.patches import Patches, Patchifier
 from infogap.policy.vision import batch_vision_tower, encode_images
+from infogap.policy.vocabulary import PolicyError, Vocabulary, read_vocabulary
 
 NEEDLE_POLICY = Path(__file__).resolve().parents[1] / "assets" / "needle_policy"
 """The small policy that ships with the package."""
-
-VISION_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>")
-"""A policy that writes one of these breaks the next forward ("image features and image tokens do not match")."""
-
-
-class PolicyError(ValueError):
-    """A model folder that cannot be used; the message says why and what to do."""
-
 
 @dataclass
 class LoraConfig:
@@ -70,23 +63,6 @@ class PolicyConfig:
         return NEEDLE_POLICY if self.path == "needle" else Path(self.path)
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that the code needs to know.
-
-    Attributes:
-        image: id of ``<|image_pad|>``.
-        stop: ids that end a turn and are not shown in its text.
-        turn_end: ids that end a turn and belong to its text, such as ``</tool_call>``.
-        banned: ids that the policy may never sample.
-    """
-
-    image: int
-    stop: frozenset[int]
-    turn_end: frozenset[int]
-    banned: tuple[int, ...] = field(default=())
-
-
 class Policy(nn.Module):
     """A Qwen2.5-VL over packed rows.
 
@@ -108,12 +84,13 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.patchifier = patchifier
-        self.vocabulary = _vocabulary(tokenizer, self.parts.lm_head.weight.shape[0], turn_end_texts)
+        self.vocabulary: Vocabulary = read_vocabulary(tokenizer, self.parts.lm_head.weight.shape[0], turn_end_texts)
 
     @property
     def parts(self) -> Qwen2_5_VLForConditionalGeneration:
         """The Qwen2.5-VL itself, inside its adapters if there are any."""
-        inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        model = cast(Any, self.model)  # a PeftModel, or the Qwen2.5-VL
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
         return cast(Qwen2_5_VLForConditionalGeneration, inner)
 
     @property
@@ -195,7 +172,7 @@ class Policy(nn.Module):
 
 
 class RowScores(NamedTuple):
-    """Of a row, float32: log-probability ``[T]`` and entropy ``[T]`` of the sampled tokens, and of the taught ``[K]``."""
+    """Of a row, float32: log-probability and entropy of its sampled tokens ``[T]``, and of its taught ones ``[K]``."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -248,7 +225,8 @@ def load_weights(policy: Policy, source: Path) -> None:
 def prepare_training(policy: Policy, config: PolicyConfig) -> None:
     """Freeze what is not trained, add adapters, switch on checkpointing."""
     if config.gradient_checkpointing:
-        policy.parts.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        enable = cast(Any, policy.parts).gradient_checkpointing_enable
+        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if config.vision_tower == "frozen":
         policy.parts.model.visual.requires_grad_(False)
     if config.lora is not None:
@@ -263,7 +241,7 @@ def prepare_training(policy: Policy, config: PolicyConfig) -> None:
             target_modules=rf".*language_model.*\.({'|'.join(config.lora.target_modules)})",
         )
         policy.model = cast(nn.Module, get_peft_model(policy.parts, adapters))
-    policy.eval()  # no dropout: sampled and trained log-probabilities must be equal
+    policy.train()
 
 
 def read_patchifier(folder: Path) -> Patchifier:
@@ -295,21 +273,3 @@ def _check_folder(folder: Path) -> None:
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind != "qwen2_5_vl":
         raise PolicyError(f"{folder} holds a model of type {kind!r}: only 'qwen2_5_vl' (Qwen2.5-VL) can be trained.")
-
-
-def _vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, turn_end_texts: Sequence[str]) -> Vocabulary:
-    known: dict[str, int] = tokenizer.get_vocab()
-    for text in ("<|image_pad|>", "<|im_end|>", "<|im_start|>"):
-        if text not in known:
-            raise PolicyError(f"The tokenizer has no token {text}: it is not Qwen2.5-VL's.")
-    for text in turn_end_texts:
-        if text not in known:
-            raise PolicyError(
-                f"The turn end {text!r} is not one token of the tokenizer: remove it from turn_end_texts."
-            )
-    banned = {known[text] for text in (*VISION_TOKENS, "<|im_start|>") if text in known}
-    banned |= set(range(len(tokenizer), size))  # the rows that pad the embedding to a round number
-    stop = {known[text] for text in ("<|im_end|>", "<|endoftext|>") if text in known}
-    return Vocabulary(
-        known["<|image_pad|>"], frozenset(stop), frozenset(known[t] for t in turn_end_texts), tuple(sorted(banned))
-    )

@@ -4,9 +4,9 @@
     branch       -1           0            1
     position   0 .. p-1     p ..         p ..
 
-Key k is visible to query q if they are of one group, k's branch is the prompt or q's own, and k is not after q. This module
-lays groups out as rows of flat tensors; it says which hidden state predicts which sampled token, and nothing else. The last
-token of the prompt predicts the first token of *every* episode.
+Key k is visible to query q if they are of one group, k's branch is the prompt or q's own, and k is not after q. This
+module lays groups out as rows of flat tensors; it says which hidden state predicts which sampled token, and nothing
+else. The last token of the prompt predicts the first token of *every* episode.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Chunk:
         images: the images in it, in order.
         sampled: whether the policy wrote it. Only these tokens carry loss, the stop token among them.
         logprobs: log-probability of every token when it was sampled; empty if not sampled.
-        taught: places in the chunk of tokens that are taught by cross-entropy, such as the coordinates of a ground-truth
-            call; the policy did not sample them.
+        taught: places in the chunk of tokens that are taught by cross-entropy, such as the coordinates of a
+            ground-truth call; the policy did not sample them.
     """
 
     token_ids: tuple[int, ...]
@@ -178,7 +178,7 @@ def pack(groups: Sequence[Group], image_token_id: int) -> Row:
 
 
 def split_by_budget(groups: Sequence[Group], max_tokens: int) -> list[list[Group]]:
-    """Cut a batch of groups into rows of at most ``max_tokens`` tokens, in order; a larger group has a row of its own."""
+    """Cut a batch of groups into rows of at most ``max_tokens`` tokens, in order; a larger group has its own row."""
     rows: list[list[Group]] = []
     filled = max_tokens + 1
     for group in groups:

@@ -1,7 +1,7 @@
 """From images to what Qwen2.5-VL's vision tower eats, and the rotary positions of what comes out.
 
-The Hugging Face processor is not used: it cannot be built without torchvision (its video processor), it resizes what the
-caller has already sized, and it works image by image. The values are the same as those of its image processor with
+The Hugging Face processor is not used: it cannot be built without torchvision (its video processor), it resizes what
+the caller has already sized, and it works image by image. The values are the same as those of its image processor with
 ``do_resize=False``; a test compares them.
 """
 
@@ -90,9 +90,9 @@ def rope_positions(
 ) -> tuple[Tensor, int]:
     """M-RoPE positions of a piece of a sequence (text and images), given where it starts.
 
-    Text advances all three axes by one. An image of ``h x w`` merged tokens keeps time at the current position, counts rows
-    and columns from it, and the next text token continues from the largest position plus one (Qwen2-VL, section 2.1;
-    equal to transformers' ``get_rope_index``, which a test compares).
+    Text advances all three axes by one. An image of ``h x w`` merged tokens keeps time at the current position, counts
+    rows and columns from it, and the next text token continues from the largest position plus one (Qwen2-VL, section
+    2.1; equal to transformers' ``get_rope_index``, which a test compares).
 
     Args:
         token_ids: the ids, every image already expanded to its number of ``image_token_id``.

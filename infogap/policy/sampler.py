@@ -1,10 +1,10 @@
 """Sampling many episodes of many groups at once, turn by turn.
 
-The sampler knows tokens and slots. What a turn means, and what comes back, is the driver's business: at the end of every
-turn it calls ``on_turn`` and either gets the next observation to encode, or nothing, and the episode is over.
+The sampler knows tokens and slots. What a turn means, and what comes back, is the driver's business: at the end of
+every turn it calls ``on_turn`` and either gets the next observation to encode, or nothing, and the episode is over.
 
-Every episode draws from its own stream of uniform numbers, so what it samples depends on its seed and its logits alone, not on
-which other episodes run beside it.
+Every episode draws from its own stream of uniform numbers, so what it samples depends on its seed and its logits alone,
+not on which other episodes run beside it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SamplingConfig:
 
     Args:
         temperature: divides the logits; 0 takes the most likely token. LFPC: not published, 1.0 as DeepEyes.
-        top_p: draw from the smallest set of tokens with this probability; 1.0 draws from all. Log-probabilities are those
-            before top-p, as in TRL.
+        top_p: draw from the smallest set of tokens with this probability; 1.0 draws from all. Log-probabilities are
+            those before top-p, as in TRL.
     """
 
     temperature: float = 1.0

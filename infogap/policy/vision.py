@@ -1,8 +1,8 @@
 """The vision tower, batched: one attention call per segment length instead of one per image and window.
 
-transformers' SDPA path cuts the patches at ``cu_seqlens`` and calls attention for every piece. Here pieces of equal length
-are stacked and attended together. The tower's own modules and weights stay; only the forward of its attention changes, so
-that sharding, LoRA and activation checkpointing see the module they expect.
+transformers' SDPA path cuts the patches at ``cu_seqlens`` and calls attention for every piece. Here pieces of equal
+length are stacked and attended together. The tower's own modules and weights stay; only the forward of its attention
+changes, so that sharding, LoRA and activation checkpointing see the module they expect.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,8 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         hidden_states: Tensor,
         cu_seqlens: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
-        **_: object,
+        max_seqlen: int | None = None,
+        **kwargs: Any,
     ) -> Tensor:
         """Attend within the pieces between ``cu_seqlens``; ``hidden_states`` is ``[patches, width]``."""
         assert position_embeddings is not None
@@ -41,20 +43,21 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         query, key, value = self.qkv(hidden_states).reshape(count, 3, self.num_heads, -1).permute(1, 0, 2, 3).unbind(0)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
         starts, lengths = cu_seqlens[:-1], (cu_seqlens[1:] - cu_seqlens[:-1])
-        output = torch.empty_like(value) if len(lengths.unique()) > 1 else None
-        for length in lengths.unique().tolist():
-            if output is None:
-                return self._join(self._attend(query, key, value, length), count)
+        different = sorted(set(lengths.tolist()))
+        if len(different) == 1:
+            return self._join(self._attend(query, key, value, different[0]), count)
+        output = torch.empty_like(value)
+        for length in different:
             where = (starts[lengths == length][:, None] + torch.arange(length, device=starts.device)).flatten()
             piece = self._attend(query[where], key[where], value[where], length)
             output = output.index_copy(0, where, piece)
-        assert output is not None
         return self._join(output, count)
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
         """``[pieces * length, heads, head_dim]`` in and out."""
-        stacked = (t.unflatten(0, (-1, length)).transpose(1, 2) for t in (query, key, value))
-        attended = functional.scaled_dot_product_attention(*stacked, scale=self.scaling)
+        pieces = (len(query) // length, length, *query.shape[1:])
+        query, key, value = (each.reshape(pieces).transpose(1, 2) for each in (query, key, value))
+        attended = functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
         return attended.transpose(1, 2).flatten(0, 1)
 
     def _join(self, attended: Tensor, count: int) -> Tensor:
@@ -139,7 +142,8 @@ def encode_images(tower: nn.Module, values: Tensor, grids: Sequence[tuple[int, i
     Returns:
         ``[sum of tokens, hidden width of the language model]``.
     """
-    layout = tower_layout(grids, tower.config.window_size)
+    window_size = cast(int, cast(Any, tower).config.window_size)
+    layout = tower_layout(grids, window_size)
     grid_thw = torch.tensor([(1, *grid) for grid in grids], device=values.device)
     encoded: Tensor = tower(values, grid_thw=grid_thw, **layout.arguments(values.device)).pooler_output
     return encoded

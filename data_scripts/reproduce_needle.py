@@ -1,0 +1,164 @@
+"""The method at work on needle scenes: stage 1, its control and stage 2, some seeds, on scenes that training never saw.
+
+    python data_scripts/reproduce_needle.py                 # three seeds; writes docs/results/needle.json and prints the table
+    python data_scripts/reproduce_needle.py --quick         # one seed, few steps, few scenes: does it run?
+    python data_scripts/reproduce_needle.py --scenes-seed 7 # other held-out scenes
+
+Every stage is trained by its shipped config (configs/stage1.yaml, control.yaml, stage2.yaml) and measured with greedy episodes:
+the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that it was trained
+with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage whose checkpoint is
+already in the output folder is not trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import time
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from infogap.resolution import ResolutionConfig, ensure_manifest
+from needle_model import needle_protocol
+
+from infogap.cli import main
+from infogap.data.manifest import MANIFEST_NAME, SelectionStatus, load_manifest
+from infogap.data.needle import NeedleConfig, write_needle_shards
+from infogap.data.sample import Sample
+from infogap.data.shards import find_shards, has_shards, read_samples
+from infogap.data.skips import SkipLog
+from infogap.episode.protocol import Protocol
+from infogap.episode.tool import CropTool, GroundTruthCrop, NoiseCrop, OwnCrop
+from infogap.evaluation.arms import run_arm, summarise
+from infogap.policy.model import Policy, PolicyConfig, load_policy, load_weights
+from infogap.rollout import CropConfig, EpisodeLimits, Rollout, RolloutConfig, ViewConfig
+
+ROOT = Path(__file__).resolve().parents[1]
+CROP = CropConfig(max_tokens=16, min_tokens=16)
+LIMITS = EpisodeLimits(max_turns=2, max_crops=1, max_turn_tokens=24, max_episode_tokens=40)
+SELECTED, FULL = ViewConfig("selected"), ViewConfig("budget", 1024)
+LADDER = (128, 64, 32, 16)
+STAGES = ("stage1", "control", "stage2")
+
+
+def held_out(folder: Path, seed: int, count: int, protocol: Protocol) -> list[Sample]:
+    """Scenes of a series that training never sees, with the view that the shipped policy selects; others are left out."""
+    if not has_shards(folder):
+        write_needle_shards(NeedleConfig(), folder, count=count, seed=seed)
+    ensure_manifest(str(folder), PolicyConfig(), protocol, RolloutConfig(crop=CROP), ResolutionConfig(ladder=LADDER))
+    entries = load_manifest(folder / MANIFEST_NAME)
+    samples = read_samples(find_shards(folder), SkipLog(strict=True))
+    return [
+        replace(sample, view_tokens=entries[sample.key].view_tokens)
+        for sample in samples
+        if entries[sample.key].status is SelectionStatus.SELECTED
+    ]
+
+
+def measure(policy: Policy, protocol: Protocol, samples: list[Sample], view: ViewConfig) -> dict[str, float]:
+    """All numbers of one policy, its arms at ``view``."""
+    sizes = (CROP.max_tokens, CROP.min_tokens)
+
+    def play(shown: ViewConfig, tool: CropTool | None = None, *, direct: bool = False) -> dict[str, float]:
+        config = RolloutConfig(view=shown, crop=CROP, limits=LIMITS).greedy()
+        return summarise(run_arm(Rollout(policy, protocol, config, tool, direct=direct), samples))
+
+    own, full = play(view, OwnCrop(*sizes)), play(FULL)
+    noise, truth = play(view, NoiseCrop(*sizes)), play(view, GroundTruthCrop(*sizes))
+    return {
+        "accuracy_selected_view": play(SELECTED)["accuracy"] if view is not SELECTED else own["accuracy"],
+        "accuracy_direct_selected_view": play(SELECTED, direct=True)["accuracy"],
+        "accuracy_full_view": full["accuracy"],
+        "accuracy_direct_full_view": play(FULL, direct=True)["accuracy"],
+        "tool_rate": own["tool_rate"],
+        "accuracy_own_crop": own["accuracy"],
+        "accuracy_gt_crop": truth["accuracy"],
+        "accuracy_noise_crop": noise["accuracy"],
+        "crop_dependence": own["accuracy"] - noise["accuracy"],
+        "crop_area_ratio": own["crop_area_ratio"],
+        "mean_iou": own["mean_iou"],
+        "coverage_above_tau": own["coverage_above_tau"],
+        "on_target": own["on_target"],
+        "visual_tokens": own["visual_tokens"],
+    }
+
+
+def train(stage: str, seed: int, folder: Path, steps: int | None) -> tuple[Path, float]:
+    """Train a stage by its config; returns its checkpoint and the seconds that it took."""
+    out = folder / f"seed{seed}" / stage
+    checkpoint = out / "checkpoints" / "last.ckpt"
+    if checkpoint.exists():
+        return checkpoint, json.loads((out / "seconds.json").read_text())
+    arguments = ["fit", f"--config={ROOT}/configs/{stage}.yaml", f"--model.seed={seed}", f"--data.seed={seed}"]
+    arguments += [f"--seed_everything={seed}", f"--data.root={folder}/train", f"--data.val_root={folder}/val"]
+    arguments += [f"--trainer.logger.init_args.save_dir={out.parent}"]
+    if steps is not None:
+        arguments += [f"--trainer.limit_train_batches={steps}", f"--trainer.val_check_interval={steps}"]
+    if stage == "stage2":
+        arguments += [f"--model.init_from={out.parent}/stage1/checkpoints/last.ckpt"]
+    started = time.perf_counter()
+    main(arguments)
+    seconds = time.perf_counter() - started
+    (out / "seconds.json").write_text(json.dumps(seconds))
+    return checkpoint, seconds
+
+
+def reproduce(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and measure everything; the results are written after every stage."""
+    protocol, steps = needle_protocol(), 4 if args.quick else None
+    samples = held_out(args.out / f"heldout{args.scenes_seed}", args.scenes_seed, args.scenes, protocol)
+    policy = load_policy(PolicyConfig(), protocol.config.turn_end_texts)
+    report: dict[str, Any] = {
+        "scenes_seed": args.scenes_seed,
+        "scenes": args.scenes,
+        "scenes_with_a_selected_view": len(samples),
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "shipped": measure(policy, protocol, samples, SELECTED),
+        "seeds": {},
+    }
+    for seed in range(1 if args.quick else args.seeds):
+        for stage in STAGES:
+            checkpoint, seconds = train(stage, seed, args.out, steps)
+            load_weights(policy, checkpoint)
+            numbers = measure(policy, protocol, samples, FULL if stage == "control" else SELECTED)
+            report["seeds"].setdefault(str(seed), {})[stage] = {**numbers, "seconds": seconds}
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
+            print(
+                seed, stage, {name: round(value, 3) for name, value in numbers.items()}, f"{seconds:.0f} s", flush=True
+            )
+    return report
+
+
+def table(report: dict[str, Any]) -> str:
+    """Mean and range over seeds, as a Markdown table."""
+
+    def cell(stage: str, name: str) -> str:
+        if stage == "shipped":
+            return f"{report['shipped'][name]:.3f}" if name in report["shipped"] else ""
+        values = [seed[stage][name] for seed in report["seeds"].values() if stage in seed]
+        digits = 0 if name == "seconds" else 3
+        return f"{fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})" if values else ""
+
+    columns = ("shipped", *STAGES)
+    names = [*report["shipped"], "seconds"]
+    lines = ["| | shipped policy | stage 1 | control (full view) | stage 2 |", "|---|---|---|---|---|"]
+    lines += [f"| `{name}` | " + " | ".join(cell(stage, name) for stage in columns) + " |" for name in names]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--scenes", type=int, default=256, help="held-out scenes")
+    parser.add_argument(
+        "--scenes-seed", type=int, default=1001, help="series of the held-out scenes; training uses 0 and 1"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/needle"), help="folder for shards, checkpoints and logs")
+    parser.add_argument("--json", type=Path, default=ROOT / "docs/results/needle.json", help="where the numbers go")
+    parser.add_argument("--quick", action="store_true", help="one seed and four steps a stage")
+    print(table(reproduce(parser.parse_args())))

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from infogap.callbacks import drawing
+from infogap.callbacks.drawing import GREEN, TURN_COLOURS, draw_episode
+from infogap.data.images import HighResImage
+from infogap.data.needle import NeedleConfig, make_sample
+from infogap.data.sample import Sample
+from infogap.geometry import Box, Size
+from infogap.policy.packing import Chunk, Group
+from infogap.policy.patches import Patches
+from infogap.rollout import GroupRollout
+from infogap.types import Episode, StopReason, Turn
+
+SCORES = {"accuracy": 1.0, "format": 0.0, "tool": 1.0, "grounding": 0.25}
+PLAIN, BLUE = (90, 120, 150), (0, 0, 250)
+
+
+def patches(size: Size) -> Patches:
+    return Patches(torch.zeros(1, 1), (size.height // 14, size.width // 14))
+
+
+def play(sample: Sample, turns: Sequence[Turn], view_tokens: int = 256, **fields: Any) -> GroupRollout:
+    """A group of one episode that was shown a view, and every crop with up to 64 tokens."""
+    view = sample.image.view_size(view_tokens)
+    chunks = [Chunk((1,), (patches(sample.image.crop_size(t.crop, 64, 16)),)) for t in turns if t.crop is not None]
+    group = Group(Chunk((1,), (patches(view),)), (tuple(chunks),))
+    episode = Episode(sample.key, list(turns), **({"stop_reason": StopReason.ANSWERED, "answer": "3"} | fields))
+    return GroupRollout(sample, view, group, (episode,))
+
+
+def draw(rollout: GroupRollout) -> np.ndarray:
+    return np.asarray(draw_episode(rollout, 0, SCORES, 2.25))
+
+
+def plain_sample(size: tuple[int, int] = (448, 448), evidence: tuple[Box, ...] = (), blue: Box | None = None) -> Sample:
+    """An image of one colour, lossless, with a blue region."""
+    image = Image.new("RGB", size, PLAIN)
+    if blue is not None:
+        image.paste(BLUE, tuple(map(int, blue.as_tuple())))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    chains = (evidence,) if evidence else ()
+    return Sample("plain", HighResImage(buffer.getvalue()), "What is it?", "3", evidence=chains)
+
+
+def spans(picture: np.ndarray, colour: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
+    """Box around all pixels of that colour in the left panels, and in the right ones: x1, y1, x2, y2, exclusive."""
+    found = []
+    middle = drawing.GAP + 448 + drawing.GAP // 2  # between two panels of 448 pixels
+    for left, right in ((0, middle), (middle, picture.shape[1])):
+        rows, columns = np.nonzero((picture[:, left:right] == colour).all(axis=2))
+        if rows.size:
+            found.append((columns.min() + left, rows.min(), columns.max() + left + 1, rows.max() + 1))
+    return found
+
+
+inside = st.tuples(st.integers(2, 400), st.integers(2, 400), st.integers(8, 40), st.integers(8, 40))
+
+
+@settings(max_examples=12)
+@given(inside)
+def test_the_evidence_is_outlined_where_it_lies_on_the_original_and_on_the_view(place: tuple[int, ...]) -> None:
+    x, y, width, height = place
+    sample = plain_sample(evidence=(Box(x, y, x + width, y + height),))
+    blank = draw(play(plain_sample(), [Turn("<answer>3</answer>")]))
+    top = int(np.nonzero((blank == PLAIN).all(axis=2).sum(axis=1) >= 2 * 448)[0][0])  # first row of the panels
+
+    for number, found in enumerate(spans(draw(play(sample, [Turn("<answer>3</answer>")])), GREEN)):
+        left = drawing.GAP + number * (448 + drawing.GAP)  # both panels have 448 pixels, as the original
+        assert found == (left + x - 1, top + y - 1, left + x + width + 1, top + y + height + 1)
+        assert number < 2
+
+
+def test_boxes_are_scaled_to_panels_that_are_smaller_than_the_image() -> None:
+    sample = plain_sample((1024, 1024), evidence=(Box(200, 400, 600, 800),))
+    x1, y1, x2, y2 = spans(draw(play(sample, [Turn("")], view_tokens=64)), GREEN)[0]  # 512 pixels, half the original
+    assert (x1 - drawing.GAP, x2 - x1, y2 - y1) == (100 - 1, 200 + 2, 200 + 2)
+
+
+def test_every_crop_has_the_colour_of_its_turn_and_stands_beside_it_as_it_was_shown() -> None:
+    region = Box(100, 100, 212, 212)
+    sample = plain_sample(blue=region)
+    turns = [Turn("first", "shown", crop=Box(300, 300, 400, 400)), Turn("second", "shown", crop=region)]
+    picture = draw(play(sample, turns))
+    for colour in TURN_COLOURS[:2]:
+        assert len(spans(picture, colour)) == 2
+    assert not (picture == TURN_COLOURS[2]).all(axis=2).any()
+    blue = (picture == BLUE).all(axis=2)
+    last_panel = blue[-drawing.CROP_SIDE - 50 :, : drawing.CROP_SIDE]
+    # 112 x 112 pixels were shown, drawn twice as large under a border of 2
+    assert last_panel.sum() == (2 * 112 - 4) ** 2
+
+
+def test_the_view_is_as_coarse_as_the_policy_saw_it() -> None:
+    sample = make_sample(NeedleConfig(), 0, 0)
+    rollout = play(replace(sample, evidence=()), [Turn("<answer>3</answer>")], view_tokens=16)
+    seen = np.asarray(sample.image.view(16)).repeat(4, axis=0).repeat(4, axis=1)
+    picture = draw(rollout)
+    left = drawing.GAP + 448 + drawing.GAP
+    tops = [t for t in range(200) if (picture[t : t + 448, left : left + 448] == seen).all()]
+    assert len(tops) == 1
+
+
+def test_drawing_changes_nothing_and_repeats_itself() -> None:
+    sample = make_sample(NeedleConfig(), 0, 0)
+    rollout = play(sample, [Turn("look", "shown", crop=sample.evidence[0][2]), Turn("<answer>3</answer>")])
+    episode = replace(rollout.episodes[0], turns=list(rollout.episodes[0].turns))
+    assert (draw(rollout) == draw(rollout)).all()
+    assert rollout.episodes[0] == episode
+
+
+def test_the_original_is_decoded_once_for_all_episodes_of_a_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = make_sample(NeedleConfig(), 0, 0)
+    rollout = play(sample, [Turn("a", "b", crop=sample.evidence[0][2]), Turn("c", "d", crop=sample.evidence[0][1])])
+    decoded, load = [], HighResImage._load
+    monkeypatch.setattr(HighResImage, "_load", lambda self, image: (decoded.append(image.size), load(self, image)))
+    draw(rollout)
+    assert decoded == [(448, 448), (448, 448)]  # the original, and the view (at reduced scale where there is one)
+    draw(rollout)
+    assert len(decoded) == 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "word " * 2000, "x" * 5000, "\n\n\n", "\x00\x1b[0m\ud800\t", "красный знак 红色 🚦", "  indented"],
+    ids=["empty", "long", "no spaces", "newlines", "control", "other scripts", "spaces"],
+)
+def test_any_text_can_be_drawn(text: str) -> None:
+    sample = plain_sample()
+    turns = [Turn(text, text, error=text), Turn(text, text, crop=Box(0, 0, 448, 448)), Turn(text)]
+    picture = draw(play(sample, turns, answer=text))
+    assert picture.shape[1] == drawing.WIDTH + 2 * drawing.GAP
+    assert picture.shape[0] < 3000
+
+
+def test_unfinished_episodes_and_crops_that_were_never_shown_are_drawn() -> None:
+    sample = plain_sample()
+    rollout = play(sample, [Turn("look", "shown", crop=Box(0, 0, 100, 100))], stop_reason=None, answer=None)
+    unseen = replace(rollout, group=Group(rollout.group.prompt, ((),)))
+    assert draw(unseen).shape[0] < draw(rollout).shape[0] - 100
+
+
+def test_without_a_view_only_the_original_is_drawn() -> None:
+    sample = plain_sample()
+    rollout = play(sample, [Turn("<answer>3</answer>")])
+    blind = replace(rollout, group=Group(Chunk((1,)), ((),)))
+    assert (draw(rollout) == PLAIN).all(axis=2).sum() == 2 * 448**2
+    assert (draw(blind) == PLAIN).all(axis=2).sum() == 448**2
+
+
+def test_extreme_aspects_can_be_drawn() -> None:
+    sample = plain_sample((2800, 30), evidence=(Box(10, 10, 20, 20),))
+    picture = draw(play(sample, [Turn("look", "shown", crop=Box(0, 0, 2800, 28)), Turn("x")]))
+    assert len(spans(picture, TURN_COLOURS[0])) == 2
+
+
+@settings(max_examples=50)
+@given(st.text(alphabet="ab \n", max_size=300), st.integers(20, 200))
+def test_wrapped_lines_fit_and_lose_no_letter(text: str, width: int) -> None:
+    lines = list(drawing._wrap(text, width))
+    assert all(drawing._font().getlength(line) <= width for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")
