@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +68,11 @@ def lesson_loss(model: nn.Module, lesson: Lesson, image_pad: int) -> tuple[Tenso
 
 
 SHARES = {
-    "crops": {"canvas": 1.0, "view": 1.0, "window": 6.0},
-    "canvases": {"canvas": 3.0, "view": 0.8, "window": 3.0},
+    "crops": {"canvas": 1.0, "native": 2.0, "view": 1.0, "window": 5.0},
+    "canvases": {"canvas": 1.5, "native": 5.0, "view": 0.8, "window": 2.5},
 }
-"""How often the vision tower sees each kind of image."""
+"""How often the vision tower sees each kind of image. "native" is a crop-sized piece of a canvas, not resized."""
+NATIVE = 112
 
 
 def see(
@@ -81,37 +83,57 @@ def see(
     tower = model.model.visual
     rate = 2e-3
     optimizer = torch.optim.AdamW([*tower.parameters(), *readout.parameters()], lr=rate, betas=(0.9, 0.98), fused=True)
-    kinds = [kind for kind in bank.kinds if kind[0] != "blank"]
-    wanted = SHARES[emphasis]
-    shares = np.array([wanted[k[0]] / (len(bank.windows) if k[0] == "window" else 1) for k in kinds])
-    pixels = {kind: bank.pixels(kind) for kind in kinds}
+    kinds: list[Kind] = [("native", (NATIVE, NATIVE)), *(kind for kind in bank.kinds if kind[0] != "blank")]
+    wanted, same = SHARES[emphasis], Counter(kind[0] for kind in kinds)
+    shares = np.array([wanted[kind[0]] / same[kind[0]] for kind in kinds])
     averages: dict[str, float] = {}
     started, step = time.perf_counter(), 0
     while (progress := (time.perf_counter() - started) / (minutes * 60)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1.0, (step + 1) / 50) * max(0.02, min(1.0, 2 * (1 - progress)))
         kind = kinds[rng.choice(len(kinds), p=shares / shares.sum())]
-        (width, height), images = kind[1], pixels[kind]
-        rows = rng.integers(len(images), size=max(4, 48 * 112 * 112 // (width * height)))
-        values, grid = stack_images([images[row] for row in rows], patchifier)
-        cells = (width // 28, height // 28)
-        whole = kind[0] != "window"
-        regions = [Box(0, 0, CANVAS, CANVAS) if whole else bank.windows[kind[1]][row].region for row in rows]
-        scenes = [int(row) if whole else bank.windows[kind[1]][row].scene for row in rows]
+        count = max(4, 48 * NATIVE**2 // (kind[1][0] * kind[1][1]))
+        images, regions, scenes = pick_images(bank, kind, count, rng)
+        values, grid = stack_images(images, patchifier)
+        whole, cells = kind[0] in ("canvas", "view"), (kind[1][0] // 28, kind[1][1] // 28)
         labels = [label_cells(bank.signs[s], region, *cells, whole) for s, region in zip(scenes, regions, strict=True)]
-        loss, skill = readout(encode_images(tower, values.flatten(0, 1), [grid] * len(rows)), stack_labels(labels))
+        loss, skill = readout(encode_images(tower, values.flatten(0, 1), [grid] * count), stack_labels(labels))
         loss.backward()
         nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         step += 1
         for name, value in skill.items():
-            key = f"{kind[0]}{width}/{name}" if whole else f"window/{name}"
+            key = f"{kind[0]}{kind[1][0] if whole else ''}/{name}"
             averages[key] = averages.get(key, value) * 0.95 + value * 0.05
         if step % 100 == 0:
             shown = " ".join(f"{name} {value:.3f}" for name, value in sorted(averages.items()))
             print(f"see {step} {time.perf_counter() - started:.0f} s {shown}", flush=True)
     return averages
+
+
+def pick_images(
+    bank: Bank, kind: Kind, count: int, rng: np.random.Generator
+) -> tuple[list[np.ndarray], list[Box], list[int]]:
+    """Images of a kind at random, the regions of the canvas that they show, and their scenes."""
+    if kind[0] == "window":
+        windows = [bank.windows[kind[1]][row] for row in rng.integers(len(bank.windows[kind[1]]), size=count)]
+        return [w.pixels for w in windows], [w.region for w in windows], [w.scene for w in windows]
+    scenes = rng.integers(len(bank.canvases), size=count).tolist()
+    if kind[0] != "native":
+        source = bank.pixels(kind)
+        return [source[scene] for scene in scenes], [Box(0, 0, CANVAS, CANVAS)] * count, scenes
+    images, regions = [], []
+    for scene in scenes:
+        box = bank.signs[scene][rng.integers(len(bank.signs[scene]))].boxes[1]
+        # anywhere that shows at least a part of the sign
+        x, y = (
+            int(np.clip(rng.integers(low - NATIVE + 30, high - 29), 0, CANVAS - NATIVE))
+            for low, high in ((box.x1, box.x2), (box.y1, box.y2))
+        )
+        images.append(bank.canvases[scene][y : y + NATIVE, x : x + NATIVE])
+        regions.append(Box(x, y, x + NATIVE, y + NATIVE))
+    return images, regions, scenes
 
 
 @torch.no_grad()
@@ -223,8 +245,14 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True, help="folder for the weights and the tokenizer")
     parser.add_argument("--minutes", type=float, default=17.0, help="training time of the language model")
     parser.add_argument(
-        "--vision-minutes", type=float, default=8.0, help="training time of the vision tower before that"
+        "--vision-minutes",
+        type=float,
+        nargs=2,
+        default=[12.0, 7.0],
+        metavar=("CROPS", "CANVASES"),
+        help="training time of the vision tower before that, mostly on crops and then mostly on canvases",
     )
+    parser.add_argument("--start-from", type=Path, default=None, help="folder of a policy to go on from")
     parser.add_argument("--batch", type=int, default=64, help="episodes of a lesson at crop size")
     parser.add_argument("--scenes", type=int, default=6_000, help="rendered scenes")
     parser.add_argument("--workers", type=int, default=2, help="processes that render")

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from infogap.callbacks.episode_logger import EpisodeLogger, drop_lines_from, json_line
 from infogap.callbacks.grounding_stage import GroundingStage
-from infogap.callbacks.progress import ProgressBar
+from infogap.callbacks.progress import RewardProgressBar
 from infogap.data.needle import NeedleConfig, make_sample
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.episode.rewards import AccuracyReward, RewardConfig, RewardSet
@@ -323,7 +323,7 @@ def test_numbers_out_of_range_are_refused(arguments: dict[str, int]) -> None:
         EpisodeLogger(**arguments)
 
 
-# ProgressBar
+# RewardProgressBar
 
 
 def test_the_bar_uses_short_names_and_hides_the_version(tmp_path: Path) -> None:
@@ -331,12 +331,12 @@ def test_the_bar_uses_short_names_and_hides_the_version(tmp_path: Path) -> None:
     trainer = SimpleNamespace(
         progress_bar_metrics=metrics, loggers=[TensorBoardLogger(tmp_path, name="run", version="v")]
     )
-    shown = ProgressBar().get_metrics(trainer, Clockwork())  # type: ignore[arg-type]
+    shown = RewardProgressBar().get_metrics(trainer, Clockwork())  # type: ignore[arg-type]
     assert shown == {"reward": 1.5, "tools": 0.5, "something/else": 2.0}
 
 
 def test_the_bar_shows_in_a_log_file(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    fit(tmp_path, ProgressBar(), Clockwork(), 2, enable_progress_bar=True)
+    fit(tmp_path, RewardProgressBar(), Clockwork(), 2, enable_progress_bar=True)
     written = capfd.readouterr().out
     assert "reward=1.50" in written
     assert "v_num" not in written

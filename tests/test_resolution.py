@@ -17,7 +17,6 @@ from infogap.data.manifest import (
     MANIFEST_NAME,
     ManifestEntry,
     ManifestHeader,
-    ManifestWriter,
     SelectionStatus,
     load_header,
     load_manifest,
@@ -231,8 +230,9 @@ def test_levels_that_show_the_same_view_are_asked_once(make_sample: MakeSample) 
     assert image.view_size(80, 4) == image.view_size(64, 4) == (224, 224)
     config = ResolutionConfig(ladder=(128, 80, 64, 63, 16))
     assert config.levels(image, 4) == [128, 80, 63, 16]
-    # the least view of the policy counts: with 64 tokens at least, 63 and 64 are still two views, 128 and 80 too
-    assert ResolutionConfig(ladder=(80, 64), original_tokens=90).levels(image, 4) == [80]
+    # what the policy is shown counts: at 12 tokens or more these two levels are two views
+    thin, config = make_sample(size=(448, 84)).image, ResolutionConfig(ladder=(14, 12))
+    assert (config.levels(thin, 4), config.levels(thin, 12)) == ([14], [14, 12])
     # a level that shows what the original shows could never diverge
     assert ResolutionConfig(ladder=(70, 64, 16), original_tokens=80).levels(image, 4) == [16]
 
@@ -265,7 +265,7 @@ def test_the_majority_counts_and_among_equals_the_first() -> None:
     assert majority(["3", "7"], ()) == "3"
     assert majority(["7", "3", "3", "7"], ()) == "7"
     assert majority(["B", "red", "blue"], ("red", "blue")) == "B"
-    assert majority([None, "", "3"], ()) is None
+    assert majority(["3", None, " "], ()) is None
     assert majority(["3", None], ()) == "3"
 
 
@@ -297,12 +297,12 @@ def test_the_report_shows_every_status_and_a_bar_for_every_budget() -> None:
     entries = [ManifestEntry(f"s{i}", SelectionStatus.SELECTED, 128 if i else 64) for i in range(5)]
     entries += [ManifestEntry(f"w{i}", SelectionStatus.WRONG_ON_ORIGINAL) for i in range(3)]
     assert SelectionReport.of(entries, {}).render(width=8).splitlines() == [
-        "samples             count  share",
-        "selected                5  62.5%",
-        "never_diverges          0   0.0%",
-        "wrong_on_original       3  37.5%",
-        "   128 tokens           4  ########",
-        "    64 tokens           1  ##",
+        "samples                    count  share",
+        "selected                       5  62.5%",
+        "never_diverges                 0   0.0%",
+        "wrong_on_original              3  37.5%",
+        "view of 128 tokens             4  ########",
+        "view of 64 tokens              1  ##",
     ]
     assert "0.0%" in SelectionReport.of([], {}).render()
 
@@ -471,7 +471,7 @@ def test_the_processes_meet_in_a_group_of_their_own(copied_shards: Path, policy_
 @pytest.fixture(scope="module")
 def needle_protocol() -> Protocol:
     values = yaml.safe_load((Path(__file__).parents[1] / "configs" / "protocol" / "needle.yaml").read_text())
-    return Protocol(ProtocolConfig(**{**values, "frame": Frame(values["frame"])}))
+    return Protocol(ProtocolConfig(**{**values, "frame": Frame[values["frame"]]}))
 
 
 @pytest.mark.skipif(not (NEEDLE_POLICY / "config.json").is_file(), reason="the small policy is not there")

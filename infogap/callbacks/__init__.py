@@ -7,6 +7,6 @@ from __future__ import annotations
 
 from infogap.callbacks.episode_logger import EpisodeLogger
 from infogap.callbacks.grounding_stage import GroundingStage
-from infogap.callbacks.progress import ProgressBar
+from infogap.callbacks.progress import RewardProgressBar
 
-__all__ = ["EpisodeLogger", "GroundingStage", "ProgressBar"]
+__all__ = ["EpisodeLogger", "GroundingStage", "RewardProgressBar"]

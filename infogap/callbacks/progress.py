@@ -16,7 +16,7 @@ SHORT_NAMES: Final = {
 """What the bar calls a metric."""
 
 
-class ProgressBar(TQDMProgressBar):
+class RewardProgressBar(TQDMProgressBar):
     """Lightning's tqdm bar with short names for the metrics, and without the version number of the logger.
 
     Shown is every metric that the module logs for the progress bar.

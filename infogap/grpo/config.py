@@ -14,12 +14,13 @@ class AlgorithmConfig:
 
     Args:
         loss: clipping, regularisation and normalisation of the token loss.
-        scale_rewards: what a group's centred rewards are divided by: its own standard deviation ("group", LFPC section 3),
-            that of the whole batch ("batch"), or nothing ("none", Dr. GRPO).
+        scale_rewards: what a group's centred rewards are divided by: its own standard deviation ("group", LFPC section
+            3), that of the whole batch ("batch"), or nothing ("none", Dr. GRPO).
         aggregation: whether reward columns are summed before they are normalised (LFPC), or after (GDPO).
-        updates_per_rollout: optimiser steps on the same episodes; above 1 the loss compares with the policy before them.
+        updates_per_rollout: optimiser steps on the same episodes; above 1 the loss compares with the policy before.
         mask_truncated: leave episodes that ran out of tokens out of the loss (DAPO's overlong masking).
-        row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group has its own row.
+        row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group has a row of
+            its own.
     """
 
     loss: LossConfig = field(default_factory=LossConfig)

@@ -37,8 +37,8 @@ class GRPOModule(LightningModule):
         rewards: weights of the reward columns.
         algorithm: how episodes become gradients.
         optim: the optimiser.
-        init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours or a model folder. Only
-            weights are taken; to go on with an interrupted run use ``--ckpt_path``.
+        init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours or a model folder.
+            Only weights are taken; to go on with an interrupted run use ``--ckpt_path``.
         seed: of the episodes. Sampling depends on (seed, rollout step, rank, group, episode) and nothing else.
     """
 
@@ -64,7 +64,8 @@ class GRPOModule(LightningModule):
         self.init_from, self.seed = init_from, seed
         if self.rollout_config.group_size < 2:
             raise ValueError(
-                f"rollout.group_size is {self.rollout_config.group_size}: GRPO compares episodes of one sample, give at least 2."
+                f"rollout.group_size is {self.rollout_config.group_size}: GRPO compares the episodes of one sample, so "
+                "give at least 2."
             )
         if init_from is not None and not Path(init_from).exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")

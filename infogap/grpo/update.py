@@ -46,7 +46,7 @@ class TrainingRow:
 
 
 def ground_truth_call(policy: Policy, protocol: Protocol, rollout: GroupRollout) -> list[tuple[Chunk, ...]]:
-    """Extra branches of a group that hold the annotated call, one for each piece of evidence; only coordinates are taught."""
+    """Extra branches of a group: the annotated call of each piece of evidence, of which only coordinates are taught."""
     branches: list[tuple[Chunk, ...]] = []
     for boxes in rollout.sample.evidence:
         framed = FramedBox.from_original(
@@ -65,8 +65,8 @@ def training_rows(
 ) -> list[TrainingRow]:
     """Pack the groups that have something to teach.
 
-    A group whose episodes all earned the same has advantage 0 everywhere and is left out, unless it holds taught tokens or a
-    KL term acts on it.
+    A group whose episodes all earned the same has advantage 0 everywhere and is left out, unless it holds taught tokens
+    or a KL term acts on it.
 
     Args:
         batch: the scored episodes.
@@ -95,7 +95,7 @@ def training_rows(
 
 
 def local_totals(rows: Sequence[TrainingRow], batch: ScoredBatch, config: AlgorithmConfig) -> Tensor:
-    """Of this rank: tokens that carry loss (those of left-out groups too), episodes, and taught tokens, ``[3]`` float64."""
+    """Of this rank: tokens that carry loss (also of left-out groups), episodes, and taught tokens, ``[3]`` float64."""
     tokens = sum(
         count
         for rollout in batch.rollouts
@@ -146,7 +146,8 @@ def row_loss(
     if len(scores.taught_logprobs):
         taught = grounding_cross_entropy(scores.taught_logprobs, taught_total, world_size=totals.world_size)
         loss = loss + grounding_weight * taught
-        sums.add_ratio("policy/grounding_loss", -float(scores.taught_logprobs.sum()), len(scores.taught_logprobs))
+        taught_sum = float(scores.taught_logprobs.detach().sum())
+        sums.add_ratio("policy/grounding_loss", -taught_sum, len(scores.taught_logprobs))
     metrics = {name: float(value) for name, value in output.metrics.items()}
     for name, key in _TOKEN_METRICS.items():
         sums.add_ratio(name, metrics[key], metrics["tokens"])

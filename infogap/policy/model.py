@@ -17,10 +17,11 @@ from infogap.policy.logprobs import token_scores
 from infogap.policy.packing import Chunk, Row
 from infogap.policy.patches import Patches, Patchifier
 from infogap.policy.vision import batch_vision_tower, encode_images
-from infogap.policy.vocabulary import PolicyError, Vocabulary, read_vocabulary
+from infogap.policy.vocabulary import PolicyError, read_vocabulary
 
 NEEDLE_POLICY = Path(__file__).resolve().parents[1] / "assets" / "needle_policy"
 """The small policy that ships with the package."""
+
 
 @dataclass
 class LoraConfig:
@@ -84,7 +85,7 @@ class Policy(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.patchifier = patchifier
-        self.vocabulary: Vocabulary = read_vocabulary(tokenizer, self.parts.lm_head.weight.shape[0], turn_end_texts)
+        self.vocabulary = read_vocabulary(tokenizer, self.parts.lm_head.weight.shape[0], turn_end_texts)
 
     @property
     def parts(self) -> Qwen2_5_VLForConditionalGeneration:
@@ -204,29 +205,33 @@ def load_policy(config: PolicyConfig, turn_end_texts: Sequence[str] = ()) -> Pol
 def load_weights(policy: Policy, source: Path) -> None:
     """Take over the weights of a checkpoint of ours or of a model folder, and nothing else.
 
+    Adapters stay as they are if the weights come from a folder, which has none.
+
     Raises:
         PolicyError: if the weights are not those of this model.
     """
     if source.is_dir():
         _check_folder(source)
         state = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, local_files_only=True).state_dict()
-        target: nn.Module = policy.parts
+        own = policy.parts.state_dict()
+        wanted = {name.replace(".base_layer.", "."): value for name, value in own.items() if ".lora_" not in name}
     else:
-        stored = torch.load(source, map_location="cpu", weights_only=True)["state_dict"]
+        stored = torch.load(source, map_location="cpu", weights_only=True).get("state_dict", {})
         state = {name.removeprefix("policy."): value for name, value in stored.items() if name.startswith("policy.")}
-        target = policy
-    wanted = target.state_dict()
+        wanted = policy.state_dict()
     wrong = sorted(set(state) ^ set(wanted)) or [n for n, value in state.items() if value.shape != wanted[n].shape]
     if wrong:
         raise PolicyError(f"{source} does not fit the policy, first at {wrong[0]!r}: give weights of the same model.")
-    target.load_state_dict(state)
+    for name, value in state.items():
+        wanted[name].copy_(value)
 
 
 def prepare_training(policy: Policy, config: PolicyConfig) -> None:
     """Freeze what is not trained, add adapters, switch on checkpointing."""
     if config.gradient_checkpointing:
-        enable = cast(Any, policy.parts).gradient_checkpointing_enable
-        enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        parts = cast(Any, policy.parts)  # later releases of transformers 5 have a new name for it
+        enable = getattr(parts, "activation_checkpointing_enable", None) or parts.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     if config.vision_tower == "frozen":
         policy.parts.model.visual.requires_grad_(False)
     if config.lora is not None:
@@ -268,7 +273,7 @@ def read_patchifier(folder: Path) -> Patchifier:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise PolicyError(
-            f"model.policy.path {str(folder)!r} is no model folder: give one with a config.json, or 'needle'."
+            f"{str(folder)!r} is no model folder: give one with a config.json, or 'needle' as the policy's path."
         )
     kind = AutoConfig.from_pretrained(folder, local_files_only=True).model_type
     if kind != "qwen2_5_vl":

@@ -42,14 +42,14 @@ class SelectionReport:
     def render(self, width: int = 40) -> str:
         """A small table: a line for every status, and a bar of at most ``width`` signs for every selected budget."""
         total = max(sum(self.statuses.values()), 1)
-        lines = ["samples        count  share"]
+        lines = [f"{'samples':<24}{'count':>8}{'share':>7}"]
         for status in SelectionStatus:
             count = self.statuses.get(status, 0)
-            lines.append(f"{status:<17}{count:>8}{count / total:>7.1%}")
-        lines += [f"left out: {reason:<7}{count:>8}" for reason, count in sorted(self.skipped.items())]
+            lines.append(f"{status:<24}{count:>8}{count / total:>7.1%}")
+        lines += [f"{f'left out: {reason}':<24}{count:>8}" for reason, count in sorted(self.skipped.items())]
         longest = max(self.budgets.values(), default=1)
         for budget, count in sorted(self.budgets.items(), reverse=True):
-            lines.append(f"{budget:>6} tokens    {count:>8}  {'#' * max(round(width * count / longest), 1)}")
+            lines.append(f"{f'view of {budget} tokens':<24}{count:>8}  {'#' * max(round(width * count / longest), 1)}")
         return "\n".join(lines)
 
 

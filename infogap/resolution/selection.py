@@ -56,8 +56,8 @@ class ResolutionConfig:
                 raise ValueError(f"resolution.{name} is {getattr(self, name)}: give at least 1.")
         if self.samples > 1 and not self.temperature > 0:
             raise ValueError(
-                f"resolution.temperature is {self.temperature}, at which all of the {self.samples} samples would be the "
-                "same: give a positive temperature, or 1 sample."
+                f"resolution.temperature is {self.temperature}, at which all of the {self.samples} samples would be "
+                "the same: give a positive temperature, or 1 sample."
             )
 
     def levels(self, image: HighResImage, min_tokens: int) -> list[int]:
