@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 import warnings
+from pathlib import Path
 
 import transformers
 from lightning.pytorch.cli import ArgsType, LightningCLI
@@ -35,8 +38,12 @@ class InfogapCLI(LightningCLI):
         data.prepare_data()
         if model.rollout_config.view.mode != "selected" and not data.require_view_tokens:
             return
-        for root in filter(None, (data.root, data.val_root)):
-            ensure_manifest(root, model.policy_config, model.protocol, model.rollout_config, self._resolution)
+        manifest = None if data.manifest is None else Path(data.manifest)
+        for root, where in ((data.root, manifest), (data.val_root, None)):
+            if root is not None:
+                ensure_manifest(
+                    root, model.policy_config, model.protocol, model.rollout_config, self._resolution, where
+                )
 
     @property
     def _resolution(self) -> ResolutionConfig:
@@ -47,12 +54,25 @@ class InfogapCLI(LightningCLI):
 def main(args: ArgsType = None) -> None:
     """Run the command line.
 
+    Run as a program, a mistake in the configuration or the data that this package found costs one line and the exit
+    status 2. Any other error, and every error of a call from Python, comes as it is.
+
     Args:
         args: arguments instead of those of the process, for use from Python.
     """
+    try:
+        _run(args)
+    except (ValueError, OSError) as error:
+        if args is not None or not _raised_here(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _run(args: ArgsType) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
-    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
     InfogapCLI(
@@ -63,6 +83,16 @@ def main(args: ArgsType = None) -> None:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
     )
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "litlogger" not in record.getMessage()
+
+
+def _raised_here(error: BaseException) -> bool:
+    """Whether this package raised the error, rather than a library that it called."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(frame.filename).resolve().is_relative_to(Path(infogap.__file__).resolve().parent)
 
 
 if __name__ == "__main__":

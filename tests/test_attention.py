@@ -132,7 +132,7 @@ def test_checkpointing_computes_the_layers_again_in_the_backward_pass() -> None:
     policy = tiny_policy(gradient_checkpointing=True)
     calls: list[int] = []
     for number, layer in enumerate(policy.parts.model.language_model.layers):
-        layer.mlp.register_forward_hook(lambda *_, number=number: calls.append(number))
+        layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
     scores = policy.score(pack(ROWS["single"], policy.vocabulary.image), 1.0)
     assert calls == [0, 1]
     objective(scores.logprobs).backward()

@@ -61,7 +61,7 @@ def write_tiny_policy(folder: Path, seed: int = 0) -> Path:
     tiny.randomise(model, seed)
     favoured = tokenizer.convert_tokens_to_ids(list(TURN_ENDS))
     model.lm_head.weight.data *= 0.3
-    model.lm_head.weight.data[favoured] *= 10.0
+    model.lm_head.weight.data[favoured] *= 6.0
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "preprocessor_config.json").write_text(json.dumps({"image_mean": tiny.MEAN, "image_std": tiny.STD}))

@@ -52,9 +52,9 @@ class SlotCache:
         self.group_of_slot = group_of_slot
         self.lengths = torch.zeros_like(group_of_slot)
         slots, (_, heads, _, width) = len(group_of_slot), prompts.keys[0].shape
-        empty = [key.new_empty(slots, heads, 0, width) for key in prompts.keys]
-        self.keys: list[Tensor] = empty
-        self.values: list[Tensor] = list(empty)
+        # under autocast the rotated keys are float32 and the values are not
+        self.keys = [key.new_empty(slots, heads, 0, width) for key in prompts.keys]
+        self.values = [value.new_empty(slots, heads, 0, width) for value in prompts.values]
 
     @property
     def slots(self) -> int:

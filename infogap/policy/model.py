@@ -133,7 +133,11 @@ class Policy(nn.Module):
         if not images:
             return embeds
         values = torch.cat([image.values for image in images]).to(self.device)
-        features = encode_images(self.parts.model.visual, values, [image.grid for image in images])
+        tower = self.parts.model.visual
+        # transformers makes all inputs differentiable when it checkpoints, and a frozen tower would work for nothing
+        trained = any(weight.requires_grad for weight in tower.parameters())
+        with torch.set_grad_enabled(trained and torch.is_grad_enabled()):
+            features = encode_images(tower, values, [image.grid for image in images])
         return embeds.masked_scatter((token_ids == self.vocabulary.image)[..., None], features.to(embeds.dtype))
 
     def hidden(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:

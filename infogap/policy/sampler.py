@@ -220,22 +220,33 @@ class Sampler:
     def _encode(self, episodes: list[int], chunks: list[Chunk]) -> Tensor:
         """Append chunks to their episodes; returns the hidden state of each one's last token, ``[B, width]``."""
         device = self.policy.device
+        token_ids, positions, lengths = (tensor.to(device) for tensor in self._pad(episodes, chunks))
+        place = {episode: number for number, episode in enumerate(self._physical)}
+        slots = torch.tensor([place[episode] for episode in episodes], device=device)
+        attend = self._cache.attend(slots, lengths)
+        embeds = self.policy.embed(token_ids, [image for chunk in chunks for image in chunk.images])
+        hidden = self.policy.hidden(embeds, positions, attend)
+        return hidden[torch.arange(len(chunks), device=device), lengths - 1]
+
+    def _pad(self, episodes: list[int], chunks: list[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
+        """Ids ``[B, L]``, M-RoPE positions ``[3, B, L]`` and lengths ``[B]`` of chunks; their episodes move on."""
+        slots = [self._slots[episode] for episode in episodes]
         lengths = torch.tensor([len(chunk.token_ids) for chunk in chunks])
         longest = int(lengths.max())
+        if longest == 1:  # a decoding step: one text token each, on all three axes at the episode's position
+            token_ids = torch.tensor([chunk.token_ids for chunk in chunks])
+            positions = torch.tensor([slot.position for slot in slots]).view(1, -1, 1).expand(3, -1, -1)
+            for slot in slots:
+                slot.position += 1
+            return token_ids, positions, lengths
         token_ids = torch.zeros(len(chunks), longest, dtype=torch.long)
         positions = torch.zeros(3, len(chunks), longest, dtype=torch.long)
-        for number, (episode, chunk) in enumerate(zip(episodes, chunks, strict=True)):
-            slot, size = self._slots[episode], len(chunk.token_ids)
-            grids = [image.grid for image in chunk.images]
+        for number, (slot, chunk) in enumerate(zip(slots, chunks, strict=True)):
+            size, grids = len(chunk.token_ids), [image.grid for image in chunk.images]
             rope, slot.position = rope_positions(chunk.token_ids, grids, self.policy.vocabulary.image, slot.position)
             token_ids[number, :size] = torch.tensor(chunk.token_ids)
             positions[:, number, :size] = rope
-        place = {episode: number for number, episode in enumerate(self._physical)}
-        slots = torch.tensor([place[episode] for episode in episodes], device=device)
-        attend = self._cache.attend(slots, lengths.to(device))
-        embeds = self.policy.embed(token_ids.to(device), [image for chunk in chunks for image in chunk.images])
-        hidden = self.policy.hidden(embeds, positions.to(device), attend)
-        return hidden[torch.arange(len(chunks), device=device), lengths.to(device) - 1]
+        return token_ids, positions, lengths
 
     def _compact(self, running: list[int], waiting: dict[int, Chunk]) -> None:
         """Drop the slots of finished episodes once they are half of all."""

@@ -1,0 +1,297 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny import IMAGE_TEXT, Script, Separate, observation, tiny_image, tiny_policy
+from torch import Tensor
+
+from infogap.policy.cache import SlotCache
+from infogap.policy.packing import Chunk, Group, pack
+from infogap.policy.sampler import SampledTurn, Sampler, SamplingConfig, TokenLimits, draw
+
+POLICY = tiny_policy()
+STOP, TURN_END, LETTER = POLICY.tokenizer.convert_tokens_to_ids(["<|im_end|>", "</tool_call>", "a"])
+WARM = SamplingConfig(temperature=1.0)
+LIMITS = TokenLimits(turn=4, episode=18)
+
+
+def prompts() -> list[Chunk]:
+    return [
+        POLICY.chunk(f"look {IMAGE_TEXT} here", [tiny_image(3, 2, seed=1)]),
+        POLICY.chunk("no image"),
+        POLICY.chunk(f"{IMAGE_TEXT}{IMAGE_TEXT}?", [tiny_image(2, 2, seed=2), tiny_image(1, 5, seed=3)]),
+    ]
+
+
+def generators(groups: Sequence[int], size: int) -> list[list[torch.Generator]]:
+    return [[torch.Generator().manual_seed(100 * group + each) for each in range(size)] for group in groups]
+
+
+class Driver:
+    """Brings observations of different sizes back to some episodes, a different number of times to each."""
+
+    def __init__(self, names: Sequence[int]) -> None:
+        self.names = names  # what an episode is called, wherever it runs
+        self.turns: dict[int, list[SampledTurn]] = {name: [] for name in names}
+
+    def __call__(self, number: int, turn: SampledTurn) -> Chunk | None:
+        name = self.names[number]
+        turns = self.turns[name]
+        turns.append(turn)
+        if len(turns) > name % 5:
+            return None
+        if (name + len(turns)) % 4 == 0:
+            return POLICY.chunk(f"no{name}")
+        images = [tiny_image(1 + name % 3, 1 + len(turns), seed=number) for number in range(1 + name % 2)]
+        return observation(POLICY, *images)
+
+
+def play(
+    config: SamplingConfig = WARM,
+    groups: Sequence[int] = (0, 1, 2),
+    size: int = 5,
+    limits: TokenLimits = LIMITS,
+) -> tuple[list[Group], Driver]:
+    driver = Driver([10 * group + each for group in groups for each in range(size)])
+    chosen = [prompts()[group] for group in groups]
+    return Sampler(POLICY, config, limits).run(chosen, generators(groups, size), driver), driver
+
+
+def tokens(group: Group) -> list[list[tuple[int, ...]]]:
+    return [[chunk.token_ids for chunk in episode] for episode in group.episodes]
+
+
+@pytest.mark.parametrize(
+    "config", [WARM, SamplingConfig(temperature=0.6, top_p=0.8), SamplingConfig(temperature=0.0)], ids=str
+)
+def test_sampled_logprobs_are_those_of_training(config: SamplingConfig) -> None:
+    groups, _ = play(config)
+    row = pack(groups, POLICY.vocabulary.image)
+    with torch.no_grad():
+        scores = POLICY.score(row, config.scoring_temperature)
+    assert len(row.target) > 60
+    torch.testing.assert_close(scores.logprobs, row.rollout_logprobs, rtol=0, atol=1e-4)
+
+
+def test_low_precision_sampling_runs_and_stays_near_training() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        groups, _ = play()
+        row = pack(groups, POLICY.vocabulary.image)
+        with torch.no_grad():
+            scores = POLICY.score(row, 1.0)
+    assert float((scores.logprobs - row.rollout_logprobs).abs().mean()) < 0.1
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_greedy_sampling_is_transformers_own(number: int) -> None:
+    prompt, separate, ends = prompts()[number], Separate(), [*POLICY.vocabulary.stop, *POLICY.vocabulary.turn_end]
+    ids = torch.tensor([prompt.token_ids])
+    images = {}
+    if prompt.images:
+        images["pixel_values"] = torch.cat([image.values for image in prompt.images])
+        images["image_grid_thw"] = torch.tensor([(1, *image.grid) for image in prompt.images])
+    expected = separate.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=separate.kinds(ids),
+        **images,
+        do_sample=False,
+        max_new_tokens=24,
+        eos_token_id=ends,
+        suppress_tokens=list(POLICY.vocabulary.banned),
+    )[0, ids.shape[1] :]
+    sampler = Sampler(POLICY, SamplingConfig(temperature=0.0), TokenLimits(24, 24))
+    (group,) = sampler.run([prompt], [[torch.Generator()]], lambda *_: None)
+    assert list(group.episodes[0][0].token_ids) == expected.tolist()
+
+
+def test_an_episode_does_not_depend_on_who_runs_beside_it() -> None:
+    together, driver = play()
+    alone, other = play(groups=[2], size=3)
+    for one, two in zip(together[2].episodes, alone[0].episodes, strict=False):
+        assert [c.token_ids for c in one] == [c.token_ids for c in two]
+        for first, second in zip(one, two, strict=True):
+            assert first.logprobs == pytest.approx(second.logprobs, abs=1e-4)
+    assert {name: turns for name, turns in driver.turns.items() if name in other.turns} == other.turns
+
+
+def test_the_same_seed_gives_the_same_episodes_and_another_one_others() -> None:
+    once, _ = play()
+    again, _ = play()
+    assert [tokens(group) for group in once] == [tokens(group) for group in again]
+    assert len({str(episode) for episode in tokens(once[0])}) == 5
+
+
+def test_dropping_finished_episodes_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[int] = []
+    keep = SlotCache.keep
+
+    def noted(self: SlotCache, slots: Tensor) -> None:
+        kept.append(len(slots))
+        keep(self, slots)
+
+    monkeypatch.setattr(SlotCache, "keep", noted)
+    dropped, _ = play(size=8)
+    assert len(kept) >= 2  # 24 slots, then at most 12, then at most 6
+    assert kept == sorted(kept, reverse=True)
+    monkeypatch.setattr(Sampler, "_compact", lambda *_: None)
+    full, _ = play(size=8)
+    assert [tokens(group) for group in dropped] == [tokens(group) for group in full]
+
+
+def test_observations_come_back_to_the_branch_that_asked() -> None:
+    groups, driver = play()
+    for name, episode in zip(driver.names, [e for group in groups for e in group.episodes], strict=True):
+        turns = driver.turns[name]
+        sampled = [chunk for chunk in episode if chunk.sampled]
+        assert [chunk.token_ids for chunk in sampled] == [turn.token_ids for turn in turns]
+        replay = Driver([name])
+        expected = [replay(0, turn) for turn in turns]
+        observed = [chunk for chunk in episode if not chunk.sampled]
+        assert [c.token_ids for c in observed] == [c.token_ids for c in expected[: len(observed)] if c is not None]
+        assert [chunk.sampled for chunk in episode] == [place % 2 == 0 for place in range(len(episode))]
+        assert all(len(chunk.logprobs) == len(chunk.token_ids) for chunk in sampled)
+
+
+def test_vision_tokens_are_never_sampled_however_likely() -> None:
+    banned = list(POLICY.vocabulary.banned)
+    assert {POLICY.vocabulary.image, *range(len(POLICY.tokenizer), 272)} < set(banned)
+
+    def prefer(module: object, inputs: object, logits: Tensor) -> Tensor:
+        return logits.index_fill(-1, torch.tensor(banned), 1e4)
+
+    handle = POLICY.parts.lm_head.register_forward_hook(prefer)
+    try:
+        for config in (WARM, SamplingConfig(temperature=0.0), SamplingConfig(top_p=0.1)):
+            groups, _ = play(config, size=2)
+            sampled = [c for group in groups for episode in group.episodes for c in episode if c.sampled]
+            assert not {token for chunk in sampled for token in chunk.token_ids} & set(banned)
+            assert all(math.isfinite(value) for chunk in sampled for value in chunk.logprobs)
+    finally:
+        handle.remove()
+
+
+def written(
+    script: Sequence[int], limits: TokenLimits, returned: Sequence[Chunk | None]
+) -> tuple[Group, list[SampledTurn]]:
+    """One episode that writes a script."""
+    turns: list[SampledTurn] = []
+    left = list(returned)
+
+    def on_turn(_: int, turn: SampledTurn) -> Chunk | None:
+        turns.append(turn)
+        return left.pop(0) if left else None
+
+    forced = Script(POLICY, script)
+    try:
+        run = Sampler(POLICY, SamplingConfig(temperature=0.0), limits).run
+        (group,) = run([prompts()[1]], [[torch.Generator()]], on_turn)
+    finally:
+        forced.handle.remove()
+    assert not forced.token_ids  # every token of the script was drawn
+    return group, turns
+
+
+@pytest.mark.parametrize(
+    ("script", "turn"),
+    [
+        ([LETTER, STOP], SampledTurn((LETTER, STOP), "a", True, False)),
+        ([LETTER, LETTER, STOP], SampledTurn((LETTER, LETTER, STOP), "aa", True, False)),  # just within the limit
+        ([LETTER, TURN_END], SampledTurn((LETTER, TURN_END), "a</tool_call>", False, False)),
+        ([LETTER, LETTER, TURN_END], SampledTurn((LETTER, LETTER, TURN_END), "aa</tool_call>", False, False)),
+        ([LETTER, LETTER, LETTER], SampledTurn((LETTER, LETTER, LETTER), "aaa", False, True)),
+        ([STOP], SampledTurn((STOP,), "", True, False)),
+    ],
+)
+@pytest.mark.parametrize("limits", [TokenLimits(turn=3, episode=9), TokenLimits(turn=3, episode=3)])
+def test_how_a_turn_ends(script: list[int], turn: SampledTurn, limits: TokenLimits) -> None:
+    group, turns = written(script, limits, [None])
+    assert turns == [turn]
+    assert [chunk.token_ids for chunk in group.episodes[0]] == [tuple(script)]
+
+
+def test_an_episode_ends_at_its_own_limit() -> None:
+    back = observation(POLICY)
+    group, turns = written([LETTER] * 5, TokenLimits(turn=3, episode=5), [back, back, back])
+    assert [chunk.token_ids for chunk in group.episodes[0]] == [(LETTER,) * 3, back.token_ids, (LETTER,) * 2]
+    assert [turn.truncated for turn in turns] == [True, True]
+
+
+def test_an_observation_that_nothing_can_follow_is_not_encoded() -> None:
+    group, turns = written([LETTER, TURN_END], TokenLimits(turn=2, episode=2), [observation(POLICY)])
+    assert [chunk.token_ids for chunk in group.episodes[0]] == [(LETTER, TURN_END)]
+    assert not turns[0].truncated
+
+
+PROBABILITIES = torch.tensor([0.05, 0.5, 0.0, 0.3, 0.15])
+LAST = 1 - 2**-24  # the largest number that torch.rand can return
+NO_TOKENS = torch.tensor([], dtype=torch.long)
+
+
+def drawn(uniform: Sequence[float], banned: Tensor = NO_TOKENS, **config: float) -> list[int]:
+    logits = PROBABILITIES.log().repeat(len(uniform), 1)
+    found, logprobs = draw(logits, torch.tensor(uniform), banned, SamplingConfig(**config))
+    assert torch.isfinite(logprobs).all()
+    return found.tolist()
+
+
+@pytest.mark.parametrize(
+    ("top_p", "uniform", "expected"),
+    [
+        (1.0, [0.0, 0.49, 0.51, 0.79, 0.81, 0.94, 0.96, LAST], [1, 1, 3, 3, 4, 4, 0, 0]),
+        (0.96, [0.0, LAST], [1, 0]),
+        (0.94, [0.0, 0.52, 0.53, 0.84, 0.85, LAST], [1, 1, 3, 3, 4, 4]),  # of 0.95
+        (0.81, [0.0, LAST], [1, 4]),
+        (0.79, [0.62, 0.63, LAST], [1, 3, 3]),  # of 0.8
+        (0.51, [0.0, LAST], [1, 3]),
+        (0.4999, [0.0, 0.5, LAST], [1, 1, 1]),
+        (1e-9, [0.0, 0.5, LAST], [1, 1, 1]),
+    ],
+)
+def test_top_p_keeps_the_smallest_set_that_fills_it(top_p: float, uniform: list[float], expected: list[int]) -> None:
+    assert drawn(uniform, top_p=top_p) == expected
+
+
+def test_greedy_drawing_ignores_the_uniform_number() -> None:
+    assert drawn([0.0, 0.99, LAST], temperature=0.0) == [1, 1, 1]
+    assert drawn([0.0, LAST], temperature=0.0, banned=torch.tensor([1])) == [3, 3]
+
+
+def test_temperature_reshapes_and_bans_renormalise() -> None:
+    # squared, without token 1: 0.0025, 0.09 and 0.0225 of 0.115, that is 0.0217, 0.7826 and 0.1957
+    uniform = [0.0, 0.78, 0.79, 0.97, 0.98, LAST]
+    assert drawn(uniform, temperature=0.5, banned=torch.tensor([1])) == [3, 3, 4, 4, 0, 0]
+    logits, banned = PROBABILITIES.log()[None], torch.tensor([1])
+    _, logprobs = draw(logits, torch.tensor([0.0]), banned, SamplingConfig(temperature=0.5))
+    assert float(logprobs) == pytest.approx(math.log(0.09 / 0.115), abs=1e-6)
+
+
+def test_logprobs_are_those_before_top_p() -> None:
+    _, logprobs = draw(PROBABILITIES.log()[None], torch.tensor([0.0]), NO_TOKENS, SamplingConfig(top_p=0.1))
+    assert float(logprobs) == pytest.approx(math.log(0.5), abs=1e-6)
+
+
+def test_the_last_point_never_falls_on_an_impossible_token() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 5000, generator=generator) * 3
+    impossible = torch.randperm(5000, generator=generator)[:4000]
+    for top_p in (1.0, 0.999):
+        found, logprobs = draw(logits, torch.full((64,), LAST), impossible, SamplingConfig(top_p=top_p))
+        assert not set(found.tolist()) & set(impossible.tolist())
+        assert torch.isfinite(logprobs).all()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"temperature": -0.1}, "sampling.temperature is -0.1: give 0"),
+        ({"top_p": 0.0}, "sampling.top_p is 0.0: give a number above 0"),
+        ({"top_p": 1.1}, "sampling.top_p is 1.1: give a number above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(config: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplingConfig(**config)
