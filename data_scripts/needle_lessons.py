@@ -27,6 +27,10 @@ from infogap.geometry import Box, Frame, FramedBox, Size, fit_to_budget
 NAMES = list(COLOURS)
 CANVAS = 448
 CROP_TOKENS = 16
+MAX_READABLE_CELL = 60
+"""Pixels of the canvas a cell may cover for its digit to be taught: twice the native 28."""
+MAX_CANVASES = 1500
+"""Scenes whose whole canvas is shown to the language model: their 256 tokens take most of the time to encode."""
 VIEW_SIDES = (112, 140, 224)
 STEP = 20
 """Boxes are taught in steps of 20 of 1000, each of which is one token of the vocabulary."""
@@ -60,7 +64,7 @@ class Bank:
         """All images of a kind."""
         match kind:
             case ("canvas", _):
-                return self.canvases
+                return self.canvases[:MAX_CANVASES]
             case ("view", (side, _)):
                 return self.views[side]
             case ("window", size):
@@ -94,7 +98,7 @@ def visible(signs: tuple[Sign, ...], region: Box) -> tuple[dict[int, int], set[i
 
 def _window_around(sign: Box, rng: np.random.Generator) -> Box:
     """A region that holds the sign: from hardly more than it to half the canvas, any place, mild aspect ratio."""
-    side = sign.width * np.exp(rng.uniform(0.05, 1.5))
+    side = sign.width * np.exp(rng.uniform(0.05, 1.2))
     aspect = np.exp(rng.normal(0, 0.2))
     spans = []
     for low, high, want in ((sign.x1, sign.x2, side * aspect), (sign.y1, sign.y2, side / aspect)):
@@ -150,15 +154,41 @@ class Lesson:
         images: one entry an image of the episode, in order: visual tokens ``[B, tokens, width]`` and the grid in patches.
         token_ids: ``[B, L]``, right-padded.
         targets: ``[B, L]``: the id that is taught after this position, -100 where none is.
+        prompt_length: tokens of each prompt, ``[B]``.
+        asked_box: the asked sign in the first image, corners from 0 to 1, ``[B, 4]``.
+        asked_digit: its digit, -100 where it is too small to be read, ``[B]``.
     """
 
     images: list[tuple[Tensor, tuple[int, int]]]
     token_ids: Tensor
     targets: Tensor
+    prompt_length: Tensor
+    asked_box: Tensor
+    asked_digit: Tensor
 
 
-def _asked(signs: list[Sign]) -> list[tuple[int, int]]:
-    return [(NAMES.index(sign.colour), int(sign.digit)) for sign in signs]
+@dataclass(frozen=True)
+class Asked:
+    """A sign that is asked for, in the region that the first image shows."""
+
+    sign: Sign
+    region: Box = Box(0, 0, CANVAS, CANVAS)
+
+    @property
+    def colour(self) -> str:
+        """Name of the colour."""
+        return self.sign.colour
+
+    @property
+    def place(self) -> list[float]:
+        """Corners of the sign in the region, from 0 to 1."""
+        box, region = self.sign.boxes[1], self.region
+        x, y = (
+            ((v - region.x1) / region.width for v in (box.x1, box.x2)),
+            ((v - region.y1) / region.height for v in (box.y1, box.y2)),
+        )
+        (left, right), (top, bottom) = x, y
+        return [left, top, right, bottom]
 
 
 class Teacher:
@@ -193,29 +223,34 @@ class Teacher:
         size = self._size()
         windows = self.bank.windows[size]
         rows = self.rng.integers(len(windows), size=batch)
-        shown = [list(windows[row].shown.items()) for row in rows]
-        asked = [items[self.rng.integers(len(items))] for items in shown]
+        asked = []
+        for row in rows:
+            window = windows[row]
+            shown = [s for s in self.bank.signs[window.scene] if NAMES.index(s.colour) in window.shown]
+            asked.append(Asked(shown[self.rng.integers(len(shown))], window.region))
         return self._write([self._show(("window", size), rows)], asked, tool=self.rng.random() < 0.3)
 
     def read_view(self, batch: int, side: int) -> Lesson:
         """Answer directly from the whole canvas at some resolution."""
-        scenes, signs = self._all_signs(batch)
+        scenes, signs = self._all_signs(batch, MAX_CANVASES if side == CANVAS else None)
         kind: Kind = ("canvas" if side == CANVAS else "view", (side, side))
-        return self._write([self._show(kind, scenes)], _asked(signs), tool=self.rng.random() < 0.3)
+        return self._write([self._show(kind, scenes)], [Asked(s) for s in signs], tool=self.rng.random() < 0.3)
 
     def look(self, batch: int) -> Lesson:
         """At any view: call with a loose box, or answer."""
         side = (112, 112, 112, 140, 140, 224)[self.rng.integers(6)]
         scenes, signs = self._all_signs(batch)
         calls = [self._loose_call(sign) if self.rng.random() < 0.6 else None for sign in signs]
-        return self._write([self._show(("view", (side, side)), scenes)], _asked(signs), tool=True, calls=calls)
+        images = [self._show(("view", (side, side)), scenes)]
+        return self._write(images, [Asked(s) for s in signs], tool=True, calls=calls)
 
     def zoom(self, batch: int) -> Lesson:
         """At the whole canvas: call, see a crop that tells nothing, answer."""
-        scenes, signs = self._all_signs(batch)
-        crops = self._uninformative(self._size(), _asked(signs))
+        scenes, signs = self._all_signs(batch, MAX_CANVASES)
+        crops = self._uninformative(self._size(), [NAMES.index(sign.colour) for sign in signs])
         images = [self._show(("canvas", (CANVAS, CANVAS)), scenes), crops]
-        return self._write(images, _asked(signs), tool=True, calls=[self._loose_call(sign) for sign in signs])
+        calls = [self._loose_call(sign) for sign in signs]
+        return self._write(images, [Asked(s) for s in signs], tool=True, calls=calls)
 
     def _size(self) -> tuple[int, int]:
         return self._sizes[self.rng.choice(len(self._sizes), p=self._shares)]
@@ -223,12 +258,12 @@ class Teacher:
     def _show(self, kind: Kind, rows: Sequence[int] | np.ndarray) -> tuple[Tensor, tuple[int, int]]:
         return self.features[kind][torch.as_tensor(rows)], (kind[1][1] // 14, kind[1][0] // 14)
 
-    def _all_signs(self, batch: int) -> tuple[list[int], list[Sign]]:
+    def _all_signs(self, batch: int, scenes_used: int | None = None) -> tuple[list[int], list[Sign]]:
         """Scene and sign of about ``batch`` rows: every sign of each scene, so that only the question tells rows apart."""
         scenes: list[int] = []
         signs: list[Sign] = []
         while len(signs) < batch:
-            scene = int(self.rng.integers(len(self.bank.canvases)))
+            scene = int(self.rng.integers(min(len(self.bank.canvases), scenes_used or len(self.bank.canvases))))
             signs += self.bank.signs[scene]
             scenes += [scene] * len(self.bank.signs[scene])
         return scenes, signs
@@ -247,10 +282,10 @@ class Teacher:
         last = [min(1000 // STEP, int(np.ceil(high * scale))) * STEP for _, high in corners]
         return self.protocol.call_text(FramedBox(*first, *last, frame=Frame.RELATIVE_1000))
 
-    def _uninformative(self, size: tuple[int, int], asked: list[tuple[int, int]]) -> tuple[Tensor, tuple[int, int]]:
+    def _uninformative(self, size: tuple[int, int], colours: list[int]) -> tuple[Tensor, tuple[int, int]]:
         """Noise, flat grey, or a window that does not touch a sign of the asked colour."""
         windows, kinds, rows = self.bank.windows[size], [], []
-        for colour, _ in asked:
+        for colour in colours:
             row = int(self.rng.integers(len(windows)))
             while colour in windows[row].touched:
                 row = int(self.rng.integers(len(windows)))
@@ -263,28 +298,38 @@ class Teacher:
     def _write(
         self,
         images: list[tuple[Tensor, tuple[int, int]]],
-        asked: list[tuple[int, int]],
+        asked: list[Asked],
         *,
         tool: bool,
         calls: list[str | None] | list[str] | None = None,
     ) -> Lesson:
         """Write the episodes: prompt, then a call or an answer, then after a crop the answer."""
         observation = self.protocol.observation("", with_image=True, closed=False)
-        rows, taught = [], []
-        for number, (colour, digit) in enumerate(asked):
+        rows, taught, prompts = [], [], []
+        for number, item in enumerate(asked):
             call = calls[number] if calls else None
-            answer = self.protocol.answer_text(str(digit)) + "<|im_end|>"
-            pieces = [(self.protocol.prompt(attribute_question(NAMES[colour]), (), tool=tool), images[0][1], False)]
+            answer = self.protocol.answer_text(item.sign.digit) + "<|im_end|>"
+            pieces = [(self.protocol.prompt(attribute_question(item.colour), (), tool=tool), images[0][1], False)]
             pieces.append((call or answer, None, True))
             if call and len(images) > 1:
                 pieces += [(observation, images[1][1], False), (answer, None, True)]
             encoded = [(self._encode(text, grid), own) for text, grid, own in pieces]
+            prompts.append(len(encoded[0][0]))
             rows.append([token for ids, _ in encoded for token in ids])
             taught.append([token if own else -100 for ids, own in encoded for token in ids])
         length = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-        targets = torch.tensor([row[1:] + [-100] * (length - len(row) + 1) for row in taught])
-        return Lesson(images, ids, targets)
+        cell = [item.region.width / (images[0][1][1] / 2) for item in asked]
+        digits = [
+            int(item.sign.digit) if side <= MAX_READABLE_CELL else -100 for item, side in zip(asked, cell, strict=True)
+        ]
+        return Lesson(
+            images,
+            torch.tensor([row + [0] * (length - len(row)) for row in rows]),
+            torch.tensor([row[1:] + [-100] * (length - len(row) + 1) for row in taught]),
+            torch.tensor(prompts),
+            torch.tensor([item.place for item in asked]),
+            torch.tensor(digits),
+        )
 
     def _encode(self, text: str, grid: tuple[int, int] | None) -> list[int]:
         if text not in self._ids:

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from needle_lessons import MAX_READABLE_CELL, NAMES, Lesson
 from torch import Tensor, nn
 from torch.nn import functional
 
-from infogap.data.needle import COLOURS, Sign
+from infogap.data.needle import Sign
 from infogap.geometry import Box, intersection_area
 
-NAMES = list(COLOURS)
 NO_DIGIT = 10
-MAX_READABLE_CELL = 60
-"""Pixels of the canvas a cell may cover for its digit to be taught: twice the native 28."""
 
 
 @dataclass
@@ -116,4 +114,38 @@ class CellReadout(nn.Module):
             skills["box_error"] = (boxes.view(-1, 6, 4)[present] - labels.boxes[present]).abs().mean().item()
         if known.any():
             skills["place_error"] = (place[known] - labels.place[known]).abs().mean().item()
+        return loss, skills
+
+
+class QuestionReadout(nn.Module):
+    """Linear read-out of the prompt's last tokens: where the asked sign is, and which digit it carries.
+
+    Binding the colour in the question to its sign is a skill of its own, which comes very late if only the tokens of a loose
+    box ask for it. Here the question's own tokens are asked, half-way up the language model, for the exact box.
+
+    Args:
+        width: width of the language model.
+        last: how many tokens at the end of the prompt are asked: the question and what follows it.
+    """
+
+    def __init__(self, width: int, last: int = 5) -> None:
+        super().__init__()
+        self.last = last
+        self.head = nn.Linear(width, 4 + 10)
+        nn.init.normal_(self.head.weight, std=0.02)
+
+    def forward(self, hidden: Tensor, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
+        """Loss on hidden states ``[B, L, width]`` and the read-out's skills."""
+        rows = torch.arange(len(hidden))[:, None]
+        places = lesson.prompt_length[:, None] - 1 - torch.arange(self.last)
+        output = self.head(functional.rms_norm(hidden[rows, places], hidden.shape[-1:]))  # [B, last, 14]
+        box = output[..., :4]
+        target = lesson.asked_box[:, None].expand_as(box)
+        loss = 4 * functional.smooth_l1_loss(box, target, beta=0.05)
+        skills = {"box_error": (box - target).abs().mean().item()}
+        known = lesson.asked_digit >= 0
+        if known.any():
+            logits, digits = output[known][..., 4:], lesson.asked_digit[known][:, None].expand(-1, self.last)
+            loss = loss + functional.cross_entropy(logits.flatten(0, 1), digits.flatten())
+            skills["bound_digit"] = (logits.argmax(-1) == digits).float().mean().item()
         return loss, skills

@@ -22,7 +22,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from infogap.resolution import ResolutionConfig, ensure_manifest
 from needle_model import needle_protocol
 
 from infogap.cli import main
@@ -35,6 +34,7 @@ from infogap.episode.protocol import Protocol
 from infogap.episode.tool import CropTool, GroundTruthCrop, NoiseCrop, OwnCrop
 from infogap.evaluation.arms import run_arm, summarise
 from infogap.policy.model import Policy, PolicyConfig, load_policy, load_weights
+from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import CropConfig, EpisodeLimits, Rollout, RolloutConfig, ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]

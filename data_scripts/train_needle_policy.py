@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from needle_lessons import CANVAS, VIEW_SIDES, Bank, Kind, Lesson, Teacher, render_bank
 from needle_model import build_config, build_model, build_tokenizer, needle_protocol, save_policy
-from needle_vision import CellReadout, label_cells, stack_labels
+from needle_vision import CellReadout, QuestionReadout, label_cells, stack_labels
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -119,9 +119,9 @@ def pick_images(
     if kind[0] == "window":
         windows = [bank.windows[kind[1]][row] for row in rng.integers(len(bank.windows[kind[1]]), size=count)]
         return [w.pixels for w in windows], [w.region for w in windows], [w.scene for w in windows]
-    scenes = rng.integers(len(bank.canvases), size=count).tolist()
+    source = bank.canvases if kind[0] == "native" else bank.pixels(kind)
+    scenes = rng.integers(len(source), size=count).tolist()
     if kind[0] != "native":
-        source = bank.pixels(kind)
         return [source[scene] for scene in scenes], [Box(0, 0, CANVAS, CANVAS)] * count, scenes
     images, regions = [], []
     for scene in scenes:
@@ -170,7 +170,10 @@ def lessons(teacher: Teacher, batch: int, progress: float) -> list[tuple[str, Le
 
 def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple[dict[str, float], dict[str, int]]:
     """Train the language model on the tower's tokens; returns teacher-forced skills and rows by lesson."""
-    parameters = [p for name, p in model.named_parameters() if ".visual." not in name]
+    language = model.model.language_model
+    readout, kept = QuestionReadout(model.config.text_config.hidden_size), {}
+    language.layers[len(language.layers) // 2 - 1].register_forward_hook(lambda _, __, out: kept.update(hidden=out))
+    parameters = [p for name, p in model.named_parameters() if ".visual." not in name] + list(readout.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     averages: dict[str, float] = {}
     samples: dict[str, int] = {}
@@ -180,9 +183,10 @@ def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple
             group["lr"] = args.lr * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.6 * (1 - progress)))
         for name, lesson in lessons(teacher, args.batch, progress):
             loss, right = lesson_loss(model, lesson, teacher.image_pad)
-            loss.backward()
+            extra, bound = readout(kept["hidden"], lesson)
+            (loss + extra).backward()
             samples[name] = samples.get(name, 0) + len(lesson.token_ids)
-            for key, value in skills(lesson, loss, right).items():
+            for key, value in (skills(lesson, loss, right) | bound).items():
                 averages[f"{name}/{key}"] = averages.get(f"{name}/{key}", value) * 0.96 + value * 0.04
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -11,7 +11,7 @@ from pathlib import Path
 import transformers
 from lightning.pytorch.cli import ArgsType, LightningCLI
 
-import infogap.callbacks  # noqa: F401  (imported, a callback can be named in YAML by its class name alone)
+import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
 from infogap.data.datamodule import ShardDataModule
 from infogap.grpo.module import GRPOModule
 from infogap.resolution import ResolutionConfig, ensure_manifest
@@ -21,7 +21,9 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*LightningCLI's args parameter is intended to run from within Python.*",
     r".*does not have many workers.*",
+    r"Total length of `list` across ranks is zero.*",  # data.val_root is null
     r".*is not supported on this platform.*",
+    r".*is_gradient_checkpointing.*deprecated.*",  # peft reads it
 )
 
 
@@ -63,9 +65,10 @@ def main(args: ArgsType = None) -> None:
     try:
         _run(args)
     except (ValueError, OSError) as error:
-        if args is not None or not _raised_here(error):
+        mistake = _mistake(error)
+        if args is not None or mistake is None:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -89,10 +92,15 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def _raised_here(error: BaseException) -> bool:
-    """Whether this package raised the error, rather than a library that it called."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(frame.filename).resolve().is_relative_to(Path(infogap.__file__).resolve().parent)
+def _mistake(error: BaseException | None) -> BaseException | None:
+    """The error if this package raised it, else the one of this package behind it: the parser wraps a config's."""
+    package = Path(infogap.__file__).resolve().parent
+    while error is not None:
+        frames = traceback.extract_tb(error.__traceback__)
+        if frames and Path(frames[-1].filename).resolve().is_relative_to(package):
+            return error
+        error = error.__cause__ or error.__context__
+    return None
 
 
 if __name__ == "__main__":

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from infogap.callbacks.grounding_stage import GroundingStage
 from infogap.data.datamodule import ShardDataModule
-from infogap.data.needle import write_needle_shards
+from infogap.data.needle import make_samples, write_needle_shards
 from infogap.episode.rewards import RewardConfig
 from infogap.grpo.batch import ScoredBatch
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import LossConfig
 from infogap.grpo.module import GRPOModule
 from infogap.policy.model import LoraConfig, PolicyConfig
+from infogap.rollout import ViewConfig
 
 Metrics = dict[str, float]
 
@@ -75,6 +76,7 @@ def fit(
         "accelerator": "cpu",
         "max_epochs": 1,
         "limit_train_batches": steps,
+        "limit_val_batches": 1.0 if validate else 0,
         "logger": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -176,6 +178,7 @@ def test_training_moves_the_weights_and_the_seed_decides_the_episodes(
     assert texts_of(different) != texts_of(repeated)
 
 
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
 def test_a_resumed_run_equals_an_uninterrupted_one(
     folder: Path, plain: tuple[Recorder, dict[str, Tensor], Any], tmp_path: Path
 ) -> None:
@@ -183,7 +186,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     fit(folder, module(folder), 2, saver)
     (saved,) = tmp_path.glob("*.ckpt")
     model = module(folder)
-    recorder = fit(folder, model, 4, ckpt_path=saved)
+    recorder = fit(folder, model, 4, saver, ckpt_path=saved)
     assert (model.rollout_step, model.update_step) == (4, 4)
     assert keys_of(recorder) == keys_of(plain[0])[2:]
     assert texts_of(recorder) == texts_of(plain[0])[2:]
@@ -201,12 +204,16 @@ def test_validation_leaves_training_as_it_is(folder: Path, plain: tuple[Recorder
     assert 4 <= recorder.steps[-1]["eval/visual_tokens"] <= 8
 
 
-def test_validation_without_selected_views_has_nothing_to_show(folder: Path) -> None:
-    """In mode "selected" samples without a view are passed over."""
-    selected = tiny_rollout()
-    model = module(folder, rollout=replace(selected, view=replace(selected.view, mode="selected")))
+def test_validation_passes_over_samples_without_a_selected_view(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = module(folder, rollout=tiny_rollout(view=ViewConfig(mode="selected")))
     model.configure_model()
-    model.validation_step(list(ShardDataModule(str(folder / "val")).train_dataloader().dataset)[:0], 0)
+    logged: dict[str, int] = {}
+    monkeypatch.setattr(model, "log", lambda name, value, *, batch_size, **_: logged.update({name: batch_size}))
+    samples = list(make_samples(SCENES, 1, 3))
+    model.validation_step(samples, 0)
+    assert logged == {}
+    model.validation_step([replace(samples[0], view_tokens=4), *samples[1:]], 0)
+    assert set(logged.values()) == {1}
 
 
 def test_stage_2_takes_weights_and_nothing_else(folder: Path, tmp_path: Path) -> None:
@@ -246,6 +253,7 @@ def test_a_frozen_vision_tower_does_not_change(folder: Path, plain: tuple[Record
     assert any(".visual." in name for name, value in plain[1].items() if not torch.equal(value, before[name]))
 
 
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft reads it
 def test_lora_changes_adapters_only(folder: Path) -> None:
     lora = {"lora": LoraConfig(rank=4, alpha=8)}
     torch.manual_seed(0)

@@ -51,9 +51,9 @@ class NeedleConfig:
 
     sides: tuple[int, ...] = (448,)
     signs: tuple[int, int] = (3, 5)
-    glyph_height: tuple[int, int] = (22, 27)
-    sign_scale: tuple[float, float] = (1.8, 2.1)
-    panel_scale: tuple[float, float] = (1.4, 1.7)
+    glyph_height: tuple[int, int] = (30, 36)
+    sign_scale: tuple[float, float] = (1.6, 1.9)
+    panel_scale: tuple[float, float] = (1.3, 1.55)
     clutter: int = 12
     question: Literal["attribute", "relation"] = "attribute"
     jpeg_quality: int = 90

@@ -2,14 +2,15 @@
 
 Order of the stages: shards -> records of this rank and worker -> shuffle, still compressed -> sample -> batch. Every
 random choice follows from (seed, epoch, part), and a stream's position is one number, the batches already used: a
-resumed stream is made anew and passes over that many. Nothing is decoded for that but JSON and image headers.
+resumed stream is made anew and passes over that many. Nothing is decoded for that but JSON and image headers; pixels
+are tried only of the batches that are used.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from webdataset.filters import shuffle
 
+from infogap.data.images import ImageError
 from infogap.data.manifest import ManifestEntry
 from infogap.data.records import Record
 from infogap.data.sample import Sample
@@ -94,6 +96,23 @@ def first_samples(
     return holding, frozenset(keys)
 
 
+def viewable(samples: Iterable[Sample], skips: SkipLog) -> list[Sample]:
+    """Those of some samples whose image can be decoded; the others are counted, or raised if `skips` is strict.
+
+    A header says nothing of the pixels behind it. Where resolution selection found a view, the image has been decoded.
+    """
+    sound: list[Sample] = []
+    for sample in samples:
+        try:
+            if sample.view_tokens is None:
+                sample.image.view(1, 1)  # a JPEG is decoded at its smallest scale
+        except ImageError as error:
+            skips.fault(SkipReason.BAD_IMAGE, error)
+        else:
+            sound.append(sample)
+    return sound
+
+
 @dataclass
 class StreamPosition:
     """Batches of a stream that were used, on every rank. Shared by a stream and whoever counts."""
@@ -153,7 +172,10 @@ class TrainStream(IterableDataset[SampleBatch]):
         samples = self._samples(self.rank * workers + turn, self.world_size * workers)
         samples = itertools.islice(samples, used_of_turn * self.batch_size, None)
         while True:
-            yield SampleBatch(list(itertools.islice(samples, self.batch_size)))
+            # after counting, so that a resumed stream need not decode what it passes over; a batch may become smaller
+            batch = viewable(itertools.islice(samples, self.batch_size), self.skips)
+            if batch:
+                yield SampleBatch(batch)
 
     def _samples(self, part: int, parts: int) -> Iterator[Sample]:
         """The samples of one part, epoch after epoch."""
@@ -257,7 +279,7 @@ class ValidationStream(IterableDataset[SampleBatch]):
             if not of_all_ranks:
                 return
             if number % workers == worker:
-                yield SampleBatch(of_all_ranks[self.rank :: self.world_size])
+                yield SampleBatch(viewable(of_all_ranks[self.rank :: self.world_size], self.skips))
 
 
 def _this_worker() -> tuple[int, int]:

@@ -60,5 +60,7 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         """Refuse rates that cannot train."""
-        if self.lr <= 0 or (self.vision_lr is not None and self.vision_lr <= 0) or self.max_grad_norm <= 0:
-            raise ValueError("optim.lr, optim.vision_lr and optim.max_grad_norm must be positive.")
+        for name in ("lr", "vision_lr", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"optim.{name} is {value}: give a positive number.")
