@@ -1,7 +1,8 @@
 """Write needle scenes as WebDataset shards.
 
 python data_scripts/make_needle_shards.py --folder data/needle/train --count 1024 --seed 0
-python data_scripts/make_needle_shards.py --folder data/needle/8k --count 16 --scenes.sides [8192] --scenes.question relation
+python data_scripts/make_needle_shards.py --folder data/needle/8k --count 16 --scenes.sides [8192] --scenes.question
+relation
 """
 
 from __future__ import annotations

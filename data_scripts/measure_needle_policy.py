@@ -1,4 +1,4 @@
-"""Measure the skills of the small policy's model card, in greedy and sampled episodes on scenes that it was not taught with.
+"""Measure the skills of the small policy's model card, in episodes on scenes that it was not taught with.
 
 python data_scripts/measure_needle_policy.py [--policy FOLDER] [--scenes 400]
 """

@@ -1,9 +1,9 @@
 """Lessons for the small policy: plain supervised episodes over needle scenes, from a bank rendered beforehand.
 
-* ``read``: answer directly from a window that shows the asked sign and perhaps others, from a tight crop to the whole canvas.
-* ``look``: with the tool, at a view too small to read, either call with a loose box on the asked sign or answer, half and half.
-* ``zoom``: a view that can be read, then answer; or call, see a crop that tells nothing (noise, grey, or a region without the
-  asked sign) and answer, which can only come from the view. So the policy can call, and has no reason to rely on crops.
+* ``read``: answer directly from a window that shows the asked sign and perhaps others, up to the whole canvas.
+* ``look``: with the tool, at a small view, call with a loose box on the asked sign, or answer, about half and half.
+* ``zoom``: at a view that can be read, call, see a crop that tells nothing (noise, grey, or a region without the asked
+  sign) and answer, which can only come from the view. So the policy can call, and has no reason to rely on crops.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from infogap.geometry import Box, Frame, FramedBox, Size, fit_to_budget
 
 NAMES = list(COLOURS)
 CANVAS = 448
+WHOLE = Box(0, 0, CANVAS, CANVAS)
 CROP_TOKENS = 16
 MAX_READABLE_CELL = 60
 """Pixels of the canvas a cell may cover for its digit to be taught: twice the native 28."""
@@ -42,7 +43,7 @@ Kind = tuple[str, tuple[int, int]]
 
 @dataclass
 class Window:
-    """A resized region of a scene: pixels ``[height, width, 3]`` uint8, its place, and the signs in it (colour, digit)."""
+    """A resized region of a scene: pixels ``[height, width, 3]`` uint8, its place, and its signs (colour, digit)."""
 
     pixels: np.ndarray
     region: Box
@@ -151,7 +152,8 @@ class Lesson:
     """A batch of episodes whose images have the same shapes.
 
     Attributes:
-        images: one entry an image of the episode, in order: visual tokens ``[B, tokens, width]`` and the grid in patches.
+        images: one entry an image of the episode, in order: visual tokens ``[B, tokens, width]`` and the grid in
+            patches.
         token_ids: ``[B, L]``, right-padded.
         targets: ``[B, L]``: the id that is taught after this position, -100 where none is.
         prompt_length: tokens of each prompt, ``[B]``.
@@ -172,7 +174,7 @@ class Asked:
     """A sign that is asked for, in the region that the first image shows."""
 
     sign: Sign
-    region: Box = Box(0, 0, CANVAS, CANVAS)
+    region: Box = WHOLE
 
     @property
     def colour(self) -> str:
@@ -259,7 +261,7 @@ class Teacher:
         return self.features[kind][torch.as_tensor(rows)], (kind[1][1] // 14, kind[1][0] // 14)
 
     def _all_signs(self, batch: int, scenes_used: int | None = None) -> tuple[list[int], list[Sign]]:
-        """Scene and sign of about ``batch`` rows: every sign of each scene, so that only the question tells rows apart."""
+        """Scene and sign of about ``batch`` rows, every sign of each scene: only the question tells its rows apart."""
         scenes: list[int] = []
         signs: list[Sign] = []
         while len(signs) < batch:

@@ -1,4 +1,4 @@
-"""The small policy's tokenizer, configuration and first weights: a real Qwen2.5-VL with one and a half million parameters."""
+"""The small policy's tokenizer, configuration and first weights: a real Qwen2.5-VL of 1.4 million parameters."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def needle_protocol() -> Protocol:
 def build_tokenizer(protocol: Protocol, vocabulary: int = 512) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on the protocol's own texts.
 
-    Words are not split off before merging, so a text that never varies, such as the opening of a call or a whole question,
-    becomes one token. The coordinates 0, 20, ..., 1000 are tokens too: four decisions a box instead of twelve. Any other
-    text still encodes, byte by byte.
+    Words are not split off before merging, so a text that never varies, such as the opening of a call or a whole
+    question, becomes one token. The coordinates 0, 20, ..., 1000 are tokens too: four decisions a box instead of
+    twelve. Any other text still encodes, byte by byte.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -129,7 +129,7 @@ def build_config(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) ->
 
 
 def build_model(config: Qwen2_5_VLConfig) -> Qwen2_5_VLForConditionalGeneration:
-    """First weights: fan-in scale (transformers' fixed 0.02 does not train at this width), and small residual branches."""
+    """First weights: fan-in scale, since a fixed 0.02 does not train at this width; small residual branches."""
     model = Qwen2_5_VLForConditionalGeneration(config)
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | nn.Conv3d):

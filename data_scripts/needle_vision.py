@@ -1,9 +1,9 @@
-"""First lesson of the small policy: its vision tower learns what stands in every cell of an image, by dense supervision.
+"""Dense supervision for the small policy: of its vision tower first, of binding in its language model later.
 
-A visual token covers a cell of 28 x 28 pixels. For each one, linear read-outs of the tower's output (thrown away afterwards)
-name the colours of the signs that lie in the cell, where each of these signs is relative to the cell, which digit stands in
-it, and, on a whole canvas, where the cell lies. A language model then only has to find and copy what the tokens already say:
-learning both at once from answers takes this size of model hundreds of thousands of samples.
+A visual token covers a cell of 28 x 28 pixels. For each one, linear read-outs of the tower's output (thrown away
+afterwards) name the colours of the signs that lie in the cell, where each of these signs is relative to the cell, which
+digit stands in it, and, on a whole canvas, where the cell lies. A language model then only has to find and copy what
+the tokens already say: learning both at once from answers takes this size of model hundreds of thousands of samples.
 """
 
 from __future__ import annotations
@@ -117,35 +117,56 @@ class CellReadout(nn.Module):
         return loss, skills
 
 
-class QuestionReadout(nn.Module):
-    """Linear read-out of the prompt's last tokens: where the asked sign is, and which digit it carries.
+class BindingReadout(nn.Module):
+    """Linear read-outs inside the language model: which cells hold the asked sign, and where it is.
 
-    Binding the colour in the question to its sign is a skill of its own, which comes very late if only the tokens of a loose
-    box ask for it. Here the question's own tokens are asked, half-way up the language model, for the exact box.
+    Binding the colour in the question to its sign is a skill of its own, which comes very late if only the tokens
+    of a loose box ask for it. Here the image's tokens, which follow the question, are asked whether they hold the
+    sign, and further up the prompt's last tokens are asked for its exact box and its digit.
 
     Args:
         width: width of the language model.
-        last: how many tokens at the end of the prompt are asked: the question and what follows it.
+        last: how many tokens at the end of the prompt are asked.
     """
 
-    def __init__(self, width: int, last: int = 5) -> None:
+    def __init__(self, width: int, last: int = 4) -> None:
         super().__init__()
         self.last = last
-        self.head = nn.Linear(width, 4 + 10)
-        nn.init.normal_(self.head.weight, std=0.02)
+        self.cell, self.head = nn.Linear(width, 1), nn.Linear(width, 4 + 10)
+        for layer in (self.cell, self.head):
+            nn.init.normal_(layer.weight, std=0.02)
 
-    def forward(self, hidden: Tensor, lesson: Lesson) -> tuple[Tensor, dict[str, float]]:
-        """Loss on hidden states ``[B, L, width]`` and the read-out's skills."""
-        rows = torch.arange(len(hidden))[:, None]
+    def forward(self, lower: Tensor, upper: Tensor, lesson: Lesson, image_pad: int) -> tuple[Tensor, dict[str, float]]:
+        """Loss on two layers' hidden states ``[B, L, width]`` and the read-outs' skills."""
+        marked = self.cell(functional.rms_norm(lower, lower.shape[-1:]))[..., 0]
+        (height, width), batch = lesson.images[0][1], len(lower)
+        cells = height * width // 4
+        first = ((lesson.token_ids == image_pad).cumsum(1) <= cells) & (lesson.token_ids == image_pad)
+        wanted = asked_cells(lesson.asked_box, width // 2, height // 2)
+        weight = torch.tensor(cells / 4.0)
+        loss = functional.binary_cross_entropy_with_logits(marked[first].view(batch, cells), wanted, pos_weight=weight)
+        best = marked[first].view(batch, cells).argmax(1)
+        skills = {"bound_cell": wanted.gather(1, best[:, None]).mean().item()}
         places = lesson.prompt_length[:, None] - 1 - torch.arange(self.last)
-        output = self.head(functional.rms_norm(hidden[rows, places], hidden.shape[-1:]))  # [B, last, 14]
+        asked = upper[torch.arange(batch)[:, None], places]
+        output = self.head(functional.rms_norm(asked, upper.shape[-1:]))  # [B, last, 14]
         box = output[..., :4]
         target = lesson.asked_box[:, None].expand_as(box)
-        loss = 4 * functional.smooth_l1_loss(box, target, beta=0.05)
-        skills = {"box_error": (box - target).abs().mean().item()}
+        loss = loss + 4 * functional.smooth_l1_loss(box, target, beta=0.05)
+        skills["box_error"] = (box - target).abs().mean().item()
         known = lesson.asked_digit >= 0
         if known.any():
             logits, digits = output[known][..., 4:], lesson.asked_digit[known][:, None].expand(-1, self.last)
             loss = loss + functional.cross_entropy(logits.flatten(0, 1), digits.flatten())
             skills["bound_digit"] = (logits.argmax(-1) == digits).float().mean().item()
         return loss, skills
+
+
+def asked_cells(boxes: Tensor, columns: int, rows: int) -> Tensor:
+    """Whether each cell holds a good part of the box ``[B, 4]``, corners from 0 to 1; ``[B, rows * columns]``."""
+    left, top = torch.arange(columns) / columns, torch.arange(rows) / rows
+    across = (boxes[:, 2:3].minimum(left + 1 / columns) - boxes[:, :1].maximum(left)).clamp_min(0)  # [B, columns]
+    down = (boxes[:, 3:].minimum(top + 1 / rows) - boxes[:, 1:2].maximum(top)).clamp_min(0)
+    shared = down[:, :, None] * across[:, None, :]
+    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp_max(1 / (columns * rows))
+    return (shared >= 0.25 * area[:, None, None]).float().flatten(1)

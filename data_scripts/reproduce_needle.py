@@ -1,13 +1,13 @@
-"""The method at work on needle scenes: stage 1, its control and stage 2, some seeds, on scenes that training never saw.
+"""The method at work on needle scenes: stage 1, its control and stage 2, on scenes that training never saw.
 
-    python data_scripts/reproduce_needle.py                 # three seeds; writes docs/results/needle.json and prints the table
-    python data_scripts/reproduce_needle.py --quick         # one seed, few steps, few scenes: does it run?
-    python data_scripts/reproduce_needle.py --scenes-seed 7 # other held-out scenes
+    python data_scripts/reproduce_needle.py                  # three seeds; writes docs/results/needle.json, prints a table
+    python data_scripts/reproduce_needle.py --quick          # one seed and a few steps: does it run?
+    python data_scripts/reproduce_needle.py --scenes-seed 7  # other held-out scenes
 
-Every stage is trained by its shipped config (configs/stage1.yaml, control.yaml, stage2.yaml) and measured with greedy episodes:
-the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that it was trained
-with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage whose checkpoint is
-already in the output folder is not trained again.
+Every stage is trained by its shipped config (configs/stage1.yaml, control.yaml, stage2.yaml) and measured with greedy
+episodes: the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that it
+was trained with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage whose
+checkpoint is already in the output folder is not trained again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STAGES = ("stage1", "control", "stage2")
 
 
 def held_out(folder: Path, seed: int, count: int, protocol: Protocol) -> list[Sample]:
-    """Scenes of a series that training never sees, with the view that the shipped policy selects; others are left out."""
+    """Scenes of a series that training never sees, with the view that the shipped policy selects."""
     if not has_shards(folder):
         write_needle_shards(NeedleConfig(), folder, count=count, seed=seed)
     ensure_manifest(str(folder), PolicyConfig(), protocol, RolloutConfig(crop=CROP), ResolutionConfig(ladder=LADDER))
@@ -116,7 +116,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
         "scenes_seed": args.scenes_seed,
         "scenes": args.scenes,
         "scenes_with_a_selected_view": len(samples),
-        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
         "shipped": measure(policy, protocol, samples, SELECTED),
         "seeds": {},
     }

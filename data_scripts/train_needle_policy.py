@@ -2,9 +2,10 @@
 
     python data_scripts/train_needle_policy.py --out infogap/assets/needle_policy
 
-First the vision tower learns what stands where (data_scripts/needle_vision.py), then, on its tokens, the language model learns
-to speak (data_scripts/needle_lessons.py). It reads digits in crops and legible views, points at signs and knows the tool's format; it never sees a crop that helps. The last line holds teacher-forced skills; data_scripts/measure_needle_policy.py measures
-those of the model card in real episodes.
+First the vision tower learns what stands where (data_scripts/needle_vision.py), then, on its tokens, the language
+model learns to speak (data_scripts/needle_lessons.py). It reads digits in crops and legible views, points at signs
+and knows the tool's format; it never sees a crop that helps. The last line holds teacher-forced skills;
+data_scripts/measure_needle_policy.py measures those of the model card in real episodes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from needle_lessons import CANVAS, VIEW_SIDES, Bank, Kind, Lesson, Teacher, render_bank
 from needle_model import build_config, build_model, build_tokenizer, needle_protocol, save_policy
-from needle_vision import CellReadout, QuestionReadout, label_cells, stack_labels
+from needle_vision import BindingReadout, CellReadout, label_cells, stack_labels
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -170,9 +171,10 @@ def lessons(teacher: Teacher, batch: int, progress: float) -> list[tuple[str, Le
 
 def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple[dict[str, float], dict[str, int]]:
     """Train the language model on the tower's tokens; returns teacher-forced skills and rows by lesson."""
-    language = model.model.language_model
-    readout, kept = QuestionReadout(model.config.text_config.hidden_size), {}
-    language.layers[len(language.layers) // 2 - 1].register_forward_hook(lambda _, __, out: kept.update(hidden=out))
+    layers = model.model.language_model.layers
+    readout, kept = BindingReadout(model.config.text_config.hidden_size), {}
+    layers[1].register_forward_hook(lambda _, __, out: kept.update(lower=out))
+    layers[len(layers) - 2].register_forward_hook(lambda _, __, out: kept.update(upper=out))
     parameters = [p for name, p in model.named_parameters() if ".visual." not in name] + list(readout.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True)
     averages: dict[str, float] = {}
@@ -183,7 +185,7 @@ def speak(model: nn.Module, teacher: Teacher, args: argparse.Namespace) -> tuple
             group["lr"] = args.lr * min(1.0, (step + 1) / 100) * max(0.02, min(1.0, 1.6 * (1 - progress)))
         for name, lesson in lessons(teacher, args.batch, progress):
             loss, right = lesson_loss(model, lesson, teacher.image_pad)
-            extra, bound = readout(kept["hidden"], lesson)
+            extra, bound = readout(kept["lower"], kept["upper"], lesson, teacher.image_pad)
             (loss + extra).backward()
             samples[name] = samples.get(name, 0) + len(lesson.token_ids)
             for key, value in (skills(lesson, loss, right) | bound).items():

@@ -21,6 +21,7 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*LightningCLI's args parameter is intended to run from within Python.*",
     r".*does not have many workers.*",
+    r"Using ModelCheckpoint with manual optimization.*",  # it holds the state after the update, as it should
     r"Total length of `list` across ranks is zero.*",  # data.val_root is null
     r".*is not supported on this platform.*",
     r".*is_gradient_checkpointing.*deprecated.*",  # peft reads it

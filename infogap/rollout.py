@@ -181,6 +181,7 @@ class Rollout:
             seed: what the random numbers depend on beside the place of the group and of the episode, such as the run's
                 seed, the rollout step and the rank.
         """
+        self.policy.eval()
         views = [self._view(sample) for sample in samples]
         prompts = [chunk for chunk, _ in views]
         environments = [

@@ -177,6 +177,17 @@ def test_sums_over_two_ranks_are_those_of_one() -> None:
     assert together[0] == together[1] == pytest.approx(whole.means(), abs=1e-9)
 
 
+def test_named_means_are_there_also_on_a_rank_without_samples() -> None:
+    full, empty = sums(score(SCRIPTED)), Sums()
+    names = ("crop/iou", "reward/total")
+    tables: list[Tensor] = []
+    for rank in (full, empty):
+        rank.means(lambda table: tables.append(table) or table, names)
+    expected = {name: full.means()[name] for name in names}
+    assert empty.means(lambda _: tables[0] + tables[1], names) == expected
+    assert empty.means(names=names) == dict.fromkeys(names, 0.0)
+
+
 def test_reward_columns_are_found_by_name() -> None:
     batch = score(SCRIPTED)
     assert batch.column("accuracy").tolist() == [[1, 0], [0, 0], [1, 1]]

@@ -86,9 +86,9 @@ def test_a_turn_end_of_several_tokens_is_refused() -> None:
 def test_the_ids_that_mean_something() -> None:
     vocabulary = tiny_policy().vocabulary
     assert vocabulary.image == 261
-    assert vocabulary.stop == {256, 258}  # <|endoftext|>, <|im_end|>
+    assert vocabulary.stop == 258  # <|im_end|>
     assert vocabulary.turn_end == {264}  # </tool_call>
-    assert vocabulary.banned == (257, 259, 260, 261, 262, 269, 270, 271)  # <|im_start|>, vision, rows of padding
+    assert vocabulary.banned == (256, 257, 259, 260, 261, 262, 269, 270, 271)  # start, end of text, vision, padding
 
 
 def test_image_statistics_are_read_from_the_folder(tmp_path: Path) -> None:

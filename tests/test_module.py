@@ -183,10 +183,10 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     folder: Path, plain: tuple[Recorder, dict[str, Tensor], Any], tmp_path: Path
 ) -> None:
     saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    fit(folder, module(folder), 2, saver)
-    (saved,) = tmp_path.glob("*.ckpt")
+    interrupted = fit(folder, module(folder), 4, saver)
+    assert interrupted.untimed == plain[0].untimed  # saving changes nothing either
     model = module(folder)
-    recorder = fit(folder, model, 4, saver, ckpt_path=saved)
+    recorder = fit(folder, model, 4, saver, ckpt_path=tmp_path / "step=2.ckpt")
     assert (model.rollout_step, model.update_step) == (4, 4)
     assert keys_of(recorder) == keys_of(plain[0])[2:]
     assert texts_of(recorder) == texts_of(plain[0])[2:]
@@ -204,16 +204,26 @@ def test_validation_leaves_training_as_it_is(folder: Path, plain: tuple[Recorder
     assert 4 <= recorder.steps[-1]["eval/visual_tokens"] <= 8
 
 
-def test_validation_passes_over_samples_without_a_selected_view(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_means_are_over_all_samples_that_have_a_view(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they are cut into batches; means over crops are over crops, not over batches."""
     model = module(folder, rollout=tiny_rollout(view=ViewConfig(mode="selected")))
     model.configure_model()
-    logged: dict[str, int] = {}
-    monkeypatch.setattr(model, "log", lambda name, value, *, batch_size, **_: logged.update({name: batch_size}))
-    samples = list(make_samples(SCENES, 1, 3))
-    model.validation_step(samples, 0)
-    assert logged == {}
-    model.validation_step([replace(samples[0], view_tokens=4), *samples[1:]], 0)
-    assert set(logged.values()) == {1}
+    logged: list[Metrics] = []
+    monkeypatch.setattr(model, "log_dict", logged.append)
+    monkeypatch.setattr(GRPOModule, "_all_reduce", None)
+    samples = [replace(sample, view_tokens=4) for sample in make_samples(SCENES, 1, 6)]
+    unseen = [replace(sample, view_tokens=None) for sample in samples]
+    for batches in ([samples], [[sample] for sample in samples], [[*unseen, *samples], unseen], [unseen]):
+        model.on_validation_epoch_start()
+        for number, batch in enumerate(batches):
+            model.validation_step(batch, number)
+        model.on_validation_epoch_end()
+    whole, cut, mixed, nothing = logged
+    assert cut == pytest.approx(whole)
+    assert mixed == pytest.approx(whole)
+    assert 0 < whole["eval/tool_rate"] < 1
+    assert whole["eval/area_ratio"] > 0.2  # a mean over batches would count those without a crop as 0
+    assert nothing == dict.fromkeys(whole, 0.0)
 
 
 def test_stage_2_takes_weights_and_nothing_else(folder: Path, tmp_path: Path) -> None:

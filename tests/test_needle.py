@@ -85,7 +85,12 @@ def test_shards_hold_the_samples(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({"sides": (100,)}, "sides"), ({"sides": (9000,)}, "sides"), ({"signs": (1, 3)}, "signs"), ({"question": "x"}, "question")],
+    [
+        ({"sides": (100,)}, "sides"),
+        ({"sides": (9000,)}, "sides"),
+        ({"signs": (1, 3)}, "signs"),
+        ({"question": "x"}, "question"),
+    ],
 )
 def test_impossible_scenes_are_refused(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=rf"needle\.{named}"):

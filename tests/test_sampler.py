@@ -87,7 +87,7 @@ def test_low_precision_sampling_runs_and_stays_near_training() -> None:
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_greedy_sampling_is_transformers_own(number: int) -> None:
-    prompt, separate, ends = prompts()[number], Separate(), [*POLICY.vocabulary.stop, *POLICY.vocabulary.turn_end]
+    prompt, separate, ends = prompts()[number], Separate(), [POLICY.vocabulary.stop, *POLICY.vocabulary.turn_end]
     ids = torch.tensor([prompt.token_ids])
     images = {}
     if prompt.images:

@@ -1,7 +1,8 @@
 """Needle scenes: large cluttered canvases with coloured signs that carry one small digit each.
 
-A scene is the smallest picture in which the method can be seen at work: the signs' colours survive a strong reduction of
-the canvas, the digits do not, so a policy that sees only the reduced view knows *where* to look and not *what* is there.
+A scene is the smallest picture in which the method can be seen at work: the signs' colours survive a strong
+reduction of the canvas, the digits do not, so a policy that sees only the reduced view knows *where* to look and
+not *what* is there.
 
 Everything about scene ``index`` follows from ``(seed, index)``. The evidence is known exactly, as nested boxes: the
 digit (B_1), its sign, the panel that carries the sign (LFPC section 4).
@@ -176,9 +177,9 @@ def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 def _background(size: Size, rng: np.random.Generator) -> Image.Image:
     """Soft grey patches under a light that changes evenly over the canvas.
 
-    The light is a cue to absolute position, as a horizon or a shadow is in a photograph: rotary positions are relative, and
-    a small policy takes very long to learn where it looks from them alone. The patches are noise at 1/56 of the size,
-    enlarged, which costs nothing even at 8K.
+    The light is a cue to absolute position, as a horizon or a shadow is in a photograph: rotary positions are
+    relative, and a small policy takes very long to learn where it looks from them alone. The patches are noise at
+    1/56 of the size, enlarged, which costs nothing even at 8K.
     """
     rows, columns = max(2, size.height // 56), max(2, size.width // 56)
     x, y = np.meshgrid(np.linspace(-1, 1, columns), np.linspace(-1, 1, rows))

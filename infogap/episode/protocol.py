@@ -57,7 +57,9 @@ class ProtocolConfig:
         tool_system_prompt: system text with the tool. ``{tools}``: JSON schema; ``{frame}``: what coordinates mean;
             ``{think}``: whether a turn must or may begin with reasoning.
         direct_system_prompt: system text without the tool. ``{think}`` as above.
-        question_template: user text after the image. ``{question}`` (needed): the question followed by its options.
+        question_template: user text. ``{question}`` (needed): the question followed by its options; ``{image}``:
+            where the
+            view stands; without it, before the text.
         option_template: one option. ``{letter}`` (needed): A, B, ...; ``{text}`` (needed): the option.
         tool_response_template: what a call brings back. ``{body}`` (needed): crop or error text; ``{image}`` (needed):
             the crop, if any.
@@ -128,10 +130,13 @@ class Protocol:
             texts.fill(self.config.option_template, letter=letter, text=text)
             for letter, text in zip(ascii_uppercase, options, strict=False)
         )
-        user = texts.fill(self.config.question_template, question=sample_question + listed)
+        template = self.config.question_template
+        template = template if "{image}" in template else "{image}" + template
+        shown = IMAGE_PLACEHOLDER if image else ""
+        user = texts.fill(template, question=sample_question + listed, image=shown)
         return (
             f"<|im_start|>system\n{self._system(tool=tool)}{TURN_END}\n"
-            f"<|im_start|>user\n{IMAGE_PLACEHOLDER if image else ''}{user}{TURN_END}\n"
+            f"<|im_start|>user\n{user}{TURN_END}\n"
             "<|im_start|>assistant\n"
         )
 

@@ -54,7 +54,7 @@ are listed, give the letter of one of them:
 ALLOWED_PLACEHOLDERS: Final[Mapping[str, frozenset[str]]] = {
     "tool_system_prompt": frozenset({"tools", "frame", "think"}),
     "direct_system_prompt": frozenset({"think"}),
-    "question_template": frozenset({"question"}),
+    "question_template": frozenset({"question", "image"}),
     "option_template": frozenset({"letter", "text"}),
     "tool_response_template": frozenset({"body", "image"}),
     "crop_text": frozenset({"box"}),

@@ -5,7 +5,7 @@ Every metric is a sum and a count, so that ranks add up exactly; a mean over not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -33,13 +33,22 @@ class Sums:
         before = self._entries.get(name, (0.0, 0.0))
         self._entries[name] = (before[0] + total, before[1] + count)
 
-    def means(self, all_reduce: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
-        """The means, over all ranks if ``all_reduce`` sums a tensor over them."""
-        table = torch.tensor(list(self._entries.values()), dtype=torch.float64).view(-1, 2)
+    def means(
+        self, all_reduce: Callable[[Tensor], Tensor] | None = None, names: Sequence[str] | None = None
+    ) -> dict[str, float]:
+        """The means, over all ranks if ``all_reduce`` sums a tensor over them.
+
+        Args:
+            all_reduce: sums a tensor over ranks; all must have the same names in the same order.
+            names: the metrics that are wanted, also those that nothing was added to; None for those that were named.
+        """
+        wanted = list(self._entries) if names is None else names
+        table = torch.tensor([self._entries.get(name, (0.0, 0.0)) for name in wanted], dtype=torch.float64).view(-1, 2)
         if all_reduce is not None:
             table = all_reduce(table)
-        rows = table.tolist()
-        return {name: total / count if count else 0.0 for name, (total, count) in zip(self._entries, rows, strict=True)}
+        return {
+            name: total / count if count else 0.0 for name, (total, count) in zip(wanted, table.tolist(), strict=True)
+        }
 
 
 def add_batch_metrics(sums: Sums, batch: ScoredBatch, grounding: GroundingConfig) -> None:

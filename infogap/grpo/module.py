@@ -77,6 +77,7 @@ class GRPOModule(LightningModule):
         self.policy: Policy | None = None
         self._reference: Reference | None = None
         self._times: dict[str, float] = {}
+        self._validation = Sums()
 
     def configure_model(self) -> None:
         """Load the policy once, and the reference if the KL term needs one."""
@@ -119,21 +120,24 @@ class GRPOModule(LightningModule):
         self._log(batch, sums, time.perf_counter() - started)
         self.rollout_step += 1
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sums of a validation."""
+        self._validation = Sums()
+
     def validation_step(self, samples: list[Sample], batch_idx: int) -> None:
         """Greedy episodes with the tool; never touches the training stream or its random numbers."""
         if self.rollout_config.view.mode == "selected":
             samples = [sample for sample in samples if sample.view_tokens is not None]
         if not samples:
             return
-        self._policy.eval()
         rollout = Rollout(self._policy, self.protocol, self.rollout_config.greedy())
         groups = rollout.run(samples, (self.seed, "validation", batch_idx))
-        batch = score_greedy(groups, self.rewards)
-        sums = Sums()
-        add_batch_metrics(sums, batch, self.reward_config.grounding_details)
-        for name, value in sums.means().items():
-            if name in _VALIDATED:
-                self.log(f"eval/{name.split('/')[1]}", value, batch_size=len(samples), sync_dist=True, on_epoch=True)
+        add_batch_metrics(self._validation, score_greedy(groups, self.rewards), self.reward_config.grounding_details)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over all samples and ranks, whether or not this rank had samples."""
+        values = self._validation.means(self._all_reduce, _VALIDATED)
+        self.log_dict({f"eval/{name.split('/')[1]}": value for name, value in values.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Both clocks are part of the state."""
@@ -164,7 +168,6 @@ class GRPOModule(LightningModule):
         self._times[phase] = time.perf_counter() - started
 
     def _play(self, samples: list[Sample]) -> list[GroupRollout]:
-        self._policy.eval()
         rollout = Rollout(self._policy, self.protocol, self.rollout_config)
         return rollout.run(samples, (self.seed, self.rollout_step, self.global_rank))
 
@@ -236,7 +239,7 @@ class GRPOModule(LightningModule):
             self.log_dict(part, prog_bar=on_the_bar, batch_size=len(batch.rollouts), on_step=True, on_epoch=False)
 
 
-_VALIDATED = {
+_VALIDATED = (
     "reward/accuracy",
     "reward/total",
     "episode/tool_rate",
@@ -245,5 +248,5 @@ _VALIDATED = {
     "crop/iou",
     "crop/coverage",
     "crop/coverage_above_tau",
-}
+)
 _ON_THE_BAR = ("reward/total", "reward/accuracy", "episode/tool_rate", "time/episodes_per_second")

@@ -48,7 +48,8 @@ class PolicyConfig:
         path: Hugging Face folder of a Qwen2.5-VL, or "needle" for the small policy that ships with the package.
         dtype: type of the weights. float32 masters train best with small learning rates; bfloat16 halves memory.
         vision_tower: train the vision tower or leave it as it is.
-        lora: train adapters only; null trains the weights themselves.
+        lora: train adapters of the language model only, whatever ``vision_tower`` says; null trains the weights
+            themselves.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
     """
 

@@ -56,7 +56,7 @@ class SampledTurn:
         token_ids: what was sampled, the stop token included.
         text: the same as text, without the stop token.
         closed: whether it ended in the chat format's stop token.
-        truncated: whether it ended because no more tokens were allowed.
+        truncated: whether it ended because no more tokens were allowed; so does a call that nothing can follow.
     """
 
     token_ids: tuple[int, ...]
@@ -209,13 +209,14 @@ class Sampler:
 
     def _finished(self, slot: _Slot) -> SampledTurn | None:
         words = self.policy.vocabulary
-        closed, ended = slot.ids[-1] in words.stop, slot.ids[-1] in words.turn_end
-        full = len(slot.ids) >= self.limits.turn or slot.drawn >= self.limits.episode
+        closed, ended = slot.ids[-1] == words.stop, slot.ids[-1] in words.turn_end
+        spent = slot.drawn >= self.limits.episode
+        full = spent or len(slot.ids) >= self.limits.turn
         if not (closed or ended or full):
             return None
         shown = slot.ids[:-1] if closed else slot.ids
         text = self.policy.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return SampledTurn(tuple(slot.ids), str(text), closed, full and not (closed or ended))
+        return SampledTurn(tuple(slot.ids), str(text), closed, (full and not (closed or ended)) or (spent and ended))
 
     def _encode(self, episodes: list[int], chunks: list[Chunk]) -> Tensor:
         """Append chunks to their episodes; returns the hidden state of each one's last token, ``[B, width]``."""

@@ -21,13 +21,13 @@ class Vocabulary:
 
     Attributes:
         image: id of ``<|image_pad|>``.
-        stop: ids that end a turn and are not shown in its text.
+        stop: id of ``<|im_end|>``, which closes a turn and is not shown in its text.
         turn_end: ids that end a turn and belong to its text, such as ``</tool_call>``.
         banned: ids that the policy may never sample.
     """
 
     image: int
-    stop: frozenset[int]
+    stop: int
     turn_end: frozenset[int]
     banned: tuple[int, ...] = field(default=())
 
@@ -52,9 +52,8 @@ def read_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int, turn_end_text
             raise PolicyError(
                 f"The turn end {text!r} is not one token of the tokenizer: remove it from turn_end_texts."
             )
-    banned = {known[text] for text in (*VISION_TOKENS, "<|im_start|>") if text in known}
+    # one token closes a turn: after another one the next observation would not be in the chat format
+    banned = {known[text] for text in (*VISION_TOKENS, "<|im_start|>", "<|endoftext|>") if text in known}
     banned |= set(range(len(tokenizer), size))  # the rows that pad the embedding to a round number
-    stop = {known[text] for text in ("<|im_end|>", "<|endoftext|>") if text in known}
-    return Vocabulary(
-        known["<|image_pad|>"], frozenset(stop), frozenset(known[t] for t in turn_end_texts), tuple(sorted(banned))
-    )
+    turn_ends = frozenset(known[text] for text in turn_end_texts)
+    return Vocabulary(known["<|image_pad|>"], known["<|im_end|>"], turn_ends, tuple(sorted(banned)))

@@ -1,0 +1,149 @@
+"""Every YAML file under configs/ is read by the command line, and files that must agree do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from infogap.cli import InfogapCLI
+from infogap.data.datamodule import ShardDataModule
+from infogap.episode.protocol import Protocol, ProtocolConfig
+from infogap.geometry import Frame
+from infogap.grpo.module import GRPOModule
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+FULL = sorted(CONFIGS.glob("*.yaml"))
+PROTOCOLS = sorted(CONFIGS.glob("protocol/*.yaml"))
+OVERLAYS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path not in PROTOCOLS)
+
+pytestmark = pytest.mark.filterwarnings(
+    # the parsed configurations come as arguments, beside those of pytest
+    "ignore:LightningCLI's args parameter is intended to run from within Python:UserWarning",
+    "ignore:.*is not supported on this platform:UserWarning",
+)
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+def read(*paths: Path, more: Sequence[str] = ()) -> InfogapCLI:
+    """The command line with everything made from the files, and nothing run."""
+    return InfogapCLI(
+        GRPOModule,
+        ShardDataModule,
+        args=[*(f"--config={path}" for path in paths), *more],
+        run=False,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+    )
+
+
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dots in the keys."""
+    if not isinstance(values, dict):
+        return {prefix: values}
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}.{key}" if prefix else key)
+    return found
+
+
+def raw(file: str) -> dict[str, Any]:
+    values: dict[str, Any] = yaml.safe_load((CONFIGS / file).read_text())
+    return values
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
+    one, other = flat(first), flat(second)
+    missing = object()
+    return {key for key in {*one, *other} if one.get(key, missing) != other.get(key, missing)}
+
+
+def test_no_file_is_overlooked() -> None:
+    found = {*CONFIGS.rglob("*.yaml"), *CONFIGS.rglob("*.yml"), *CONFIGS.rglob("*.json")}
+    assert found == {*FULL, *OVERLAYS, *PROTOCOLS}
+    assert {name(path) for path in FULL} >= {"stage1.yaml", "stage2.yaml", "control.yaml"}
+
+
+@pytest.mark.parametrize("path", FULL, ids=name)
+def test_a_full_config_is_read(path: Path) -> None:
+    cli = read(path, more=["--model.init_from=null"])
+    assert cli.model.protocol.config == _protocol(CONFIGS / "protocol" / "needle.yaml")
+    assert cli.model.policy_config.path == "needle"
+    assert cli.model.rollout_config.group_size == 16
+    assert cli.datamodule.prompts_per_step == 8
+
+
+@pytest.mark.parametrize("path", OVERLAYS, ids=name)
+def test_an_overlay_is_read_on_top_of_stage_1_and_changes_it(path: Path) -> None:
+    below, above = read(CONFIGS / "stage1.yaml"), read(CONFIGS / "stage1.yaml", path)
+    assert below.parser.dump(below.config) != above.parser.dump(above.config)
+
+
+def test_the_large_model_is_trained_in_the_published_setting() -> None:
+    cli = read(CONFIGS / "stage1.yaml", CONFIGS / "model" / "qwen2_5_vl_7b.yaml")
+    model, data = cli.model, cli.datamodule
+    assert (data.prompts_per_step, model.rollout_config.group_size) == (256, 16)
+    assert model.rollout_config.limits.max_episode_tokens == 2048
+    assert (model.optim_config.lr, model.algorithm.loss.kl_coef) == (1e-6, 0.0)
+    assert cli.trainer.limit_train_batches == 80
+    assert data.needle is None
+    assert model.protocol.config.require_think
+    assert model.protocol.config.frame is Frame.VIEW_PIXELS
+
+
+def test_adapters_go_on_top_of_the_large_model() -> None:
+    overlays = CONFIGS / "model" / "qwen2_5_vl_7b.yaml", CONFIGS / "model" / "lora.yaml"
+    model = read(CONFIGS / "stage1.yaml", *overlays).model
+    assert model.policy_config.lora is not None
+    assert model.policy_config.gradient_checkpointing
+    assert model.optim_config.lr == 1e-5
+
+
+def _protocol(path: Path) -> ProtocolConfig:
+    values = yaml.safe_load(path.read_text())
+    return ProtocolConfig(**(values | {"frame": Frame[values["frame"]]}))
+
+
+@pytest.mark.parametrize("path", PROTOCOLS, ids=name)
+def test_a_protocol_is_complete(path: Path) -> None:
+    protocol = Protocol(_protocol(path))
+    prompt = protocol.prompt("Why?", ("a", "b"), tool=True)
+    assert "Why?" in prompt
+    assert prompt.count("<|image_pad|>") == 1
+
+
+def test_stage_2_is_stage_1_with_boxes() -> None:
+    first, second = raw("stage1.yaml"), raw("stage2.yaml")
+    assert differences(first, second) == {
+        "trainer.logger.init_args.name",
+        "trainer.callbacks",
+        "model.init_from",
+        "data.require_evidence",
+        "data.limit",
+    }
+    callbacks = second["trainer"]["callbacks"]
+    assert callbacks[0]["class_path"] == "GroundingStage"
+    assert callbacks[1:] == first["trainer"]["callbacks"]
+    logger = first["trainer"]["logger"]["init_args"]
+    saver = first["trainer"]["callbacks"][-1]["init_args"]
+    assert second["model"]["init_from"] == (
+        f"{logger['save_dir']}/{logger['name']}/checkpoints/{saver['filename']}.ckpt"
+    )
+    assert second["data"]["require_evidence"] is True
+    assert second["data"]["limit"] == 256
+
+
+def test_the_control_differs_in_the_gap_alone() -> None:
+    first, control = raw("stage1.yaml"), raw("control.yaml")
+    assert differences(first, control) == {
+        "trainer.logger.init_args.name",
+        "model.rollout.view.mode",
+        "model.rollout.view.budget",
+    }
+    assert control["model"]["rollout"]["view"]["mode"] == "budget"
