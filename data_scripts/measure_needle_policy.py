@@ -32,7 +32,7 @@ def tight_crop(sample: Sample) -> Sample:
     """The asked sign alone, as an image of its own (lossless, so that it is compressed once)."""
     buffer = io.BytesIO()
     box = sample.evidence[0][1].expand_to(56, sample.image.size)
-    sample.image.crop(box, 16, 16).save(buffer, "PNG")
+    sample.image.crop(box, CROP.max_tokens, CROP.min_tokens).save(buffer, "PNG")
     return replace(sample, image=HighResImage(buffer.getvalue(), name=sample.key), evidence=())
 
 

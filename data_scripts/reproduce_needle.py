@@ -1,13 +1,13 @@
 """The method at work on needle scenes: stage 1, its control and stage 2, on scenes that training never saw.
 
-    python data_scripts/reproduce_needle.py                  # three seeds; writes docs/results/needle.json, prints a table
+    python data_scripts/reproduce_needle.py                  # three seeds into docs/results/needle.json
     python data_scripts/reproduce_needle.py --quick          # one seed and a few steps: does it run?
     python data_scripts/reproduce_needle.py --scenes-seed 7  # other held-out scenes
 
 Every stage is trained by its shipped config (configs/stage1.yaml, control.yaml, stage2.yaml) and measured with greedy
-episodes: the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that it
-was trained with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage whose
-checkpoint is already in the output folder is not trained again.
+episodes: the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that
+it was trained with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage
+whose checkpoint is already in the output folder is not trained again.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import CropConfig, EpisodeLimits, Rollout, RolloutConfig, ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-CROP = CropConfig(max_tokens=16, min_tokens=16)
+CROP = CropConfig(max_tokens=16, min_tokens=4)
 LIMITS = EpisodeLimits(max_turns=2, max_crops=1, max_turn_tokens=24, max_episode_tokens=40)
 SELECTED, FULL = ViewConfig("selected"), ViewConfig("budget", 1024)
 LADDER = (128, 64, 32, 16)
