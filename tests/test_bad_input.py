@@ -128,6 +128,7 @@ def config(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_needle_shards(SCENES, folder / "train", count=4, seed=0)
     values = {
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0}
+        | {"default_root_dir": str(folder)}
         | dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False),
         "model": {
             "policy": {"path": str(policy)},
@@ -232,6 +233,6 @@ def test_the_program_prints_no_traceback(config: Path, tmp_path: Path) -> None:
         [sys.executable, "-m", "infogap.cli", *arguments], cwd=Path(cli.__file__).parents[1], capture_output=True
     )
     errors = run.stderr.decode()
-    assert run.returncode == 2
+    assert run.returncode == 2, errors
     assert "Traceback" not in errors
     assert errors.splitlines()[-1].startswith("error: The path ")
