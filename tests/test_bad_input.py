@@ -128,7 +128,7 @@ def config(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_needle_shards(SCENES, folder / "train", count=4, seed=0)
     values = {
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 0}
-        | {"default_root_dir": str(folder)}
+        | {"default_root_dir": str(folder / "runs")}
         | dict.fromkeys(("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"), False),
         "model": {
             "policy": {"path": str(policy)},
