@@ -26,7 +26,6 @@ def episodes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]
             "--data.needle.count=160",
             f"--trainer.limit_train_batches={STEPS}",
             "--trainer.limit_val_batches=0",
-            "--trainer.enable_progress_bar=false",
             f"--trainer.logger.init_args.save_dir={folder}",
             "--model.rollout.group_size=8",
         ]
