@@ -11,7 +11,7 @@ import pytest
 from infogap.cli import main
 
 CONFIG = Path(__file__).resolve().parents[1] / "configs" / "stage1.yaml"
-STEPS = 40
+STEPS = 70
 
 
 @pytest.fixture(scope="module")
