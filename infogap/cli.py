@@ -13,7 +13,8 @@ from lightning.pytorch.cli import ArgsType, LightningCLI
 
 import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
 from infogap.data.datamodule import ShardDataModule
-from infogap.grpo.module import GRPOModule
+from infogap.grpo.module import GRPOModule, refuse_several_processes
+from infogap.parser import InfogapParser
 from infogap.resolution import ResolutionConfig, ensure_manifest
 
 QUIET = (
@@ -32,20 +33,30 @@ class InfogapCLI(LightningCLI):
     """The command line of one module class and one datamodule class."""
 
     def add_arguments_to_parser(self, parser: object) -> None:
-        """The ladder of resolution selection is the one option that belongs to neither class."""
+        """The ladder of resolution selection, which belongs to neither class, and one seed for everything random."""
         parser.add_class_arguments(ResolutionConfig, "resolution")  # type: ignore[attr-defined]
+        for seed in ("model.seed", "data.seed"):
+            parser.link_arguments("seed_everything", seed, compute_fn=int)  # type: ignore[attr-defined]
 
     def before_fit(self) -> None:
         """Make what training needs and does not have yet: shards, and the resolution manifest beside each set."""
         model, data = self.model, self.datamodule
+        refuse_several_processes(self.trainer.world_size)
         data.prepare_data()
         if model.rollout_config.view.mode != "selected" and not data.require_view_tokens:
             return
-        manifest = None if data.manifest is None else Path(data.manifest)
+        manifest, init_from = (None if path is None else Path(path) for path in (data.manifest, model.init_from))
         for root, where in ((data.root, manifest), (data.val_root, None)):
             if root is not None:
                 ensure_manifest(
-                    root, model.policy_config, model.protocol, model.rollout_config, self._resolution, where
+                    root,
+                    model.policy_config,
+                    model.protocol,
+                    model.rollout_config,
+                    self._resolution,
+                    where,
+                    init_from,
+                    strict=data.strict,
                 )
 
     @property
@@ -86,6 +97,7 @@ def _run(args: ArgsType) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
+        parser_class=InfogapParser,
     )
 
 
@@ -93,13 +105,18 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return "litlogger" not in record.getMessage()
 
 
-def _mistake(error: BaseException | None) -> BaseException | None:
-    """The error if this package raised it, else the one of this package behind it: the parser wraps a config's."""
+def _mistake(error: BaseException | None) -> str | None:
+    """What the error says if this package raised it, else that of this package behind it: the parser wraps a config's.
+
+    An error of a DataLoader's worker is raised anew with its traceback as its text, whose last line is the message.
+    """
     package = Path(infogap.__file__).resolve().parent
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if frames and Path(frames[-1].filename).resolve().is_relative_to(package):
-            return error
+            return str(error)
+        if type(error).__module__.startswith("infogap."):
+            return str(error).splitlines()[-1].partition(": ")[2]
         error = error.__cause__ or error.__context__
     return None
 

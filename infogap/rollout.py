@@ -21,7 +21,7 @@ from infogap.geometry import Size
 from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group
 from infogap.policy.sampler import SampledTurn, Sampler, SamplingConfig, TokenLimits
-from infogap.types import Episode, StopReason
+from infogap.types import Episode
 
 
 @dataclass
@@ -199,7 +199,7 @@ class Rollout:
 
         limits = TokenLimits(self.config.limits.max_turn_tokens, self.config.limits.max_episode_tokens)
         groups = Sampler(self.policy, self.config.sampling, limits).run(prompts, generators, on_turn)
-        episodes = [self._ended(environment.episode) for environment in environments]
+        episodes = [environment.episode for environment in environments]
         for sample in samples:
             sample.image.release()
         size = self.config.group_size
@@ -219,17 +219,11 @@ class Rollout:
         return self.policy.chunk(text, [self.policy.patchifier(image)]), Size(*image.size)
 
     def _play(self, environment: Environment, turn: SampledTurn) -> Chunk | None:
-        observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated)
+        observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated, spent=turn.spent)
         if observation is None:
             return None
         images = [] if observation.image is None else [self.policy.patchifier(observation.image)]
         return self.policy.chunk(observation.text, images)
-
-    def _ended(self, episode: Episode) -> Episode:
-        """An episode whose tokens ran out between two turns was cut off as well."""
-        if episode.stop_reason is None:
-            episode.stop_reason = StopReason.MAX_TOKENS
-        return episode
 
 
 def _generator(*seed: int | str) -> torch.Generator:

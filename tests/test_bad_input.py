@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from PIL import Image
@@ -21,11 +23,14 @@ from tiny_policy import SCENES, TEXTS, TURN_ENDS, tiny_protocol, tiny_rollout, w
 from infogap import cli
 from infogap.data.datamodule import ShardDataModule
 from infogap.data.images import ImageError
+from infogap.data.manifest import MANIFEST_NAME, load_manifest
 from infogap.data.needle import write_needle_shards
 from infogap.data.sample import SampleError
 from infogap.data.skips import SkipReason
+from infogap.episode.protocol import Protocol
 from infogap.grpo.module import GRPOModule
-from infogap.policy.model import PolicyConfig, PolicyError
+from infogap.policy.loading import PolicyConfig, PolicyError, load_policy
+from infogap.resolution import ResolutionConfig, ensure_manifest
 
 SOUND = {"schema": 1, "question": "What is it?", "answer": "3"}
 
@@ -114,6 +119,32 @@ def test_a_faulty_sample_is_left_out_and_counted_or_raised_if_strict(fault: str,
     assert "\n" not in str(raised.value)
 
 
+def test_worker_processes_count_and_name_faults_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [("bad", png(), {"schema": 1, "question": "?"}), *((f"sound{n}", png(), SOUND) for n in range(3))]
+    folder = str(write_shard(tmp_path / "shards", samples))
+    data = ShardDataModule(folder, prompts_per_step=3, num_workers=1)
+    batches = iter(data.train_dataloader())
+    for _ in range(2):
+        data.transfer_batch_to_device(next(batches), torch.device("cpu"), 0)
+    assert data.skipped[SkipReason.MISSING_FIELD] >= 1
+    with pytest.raises(SampleError) as raised:
+        next(iter(ShardDataModule(folder, prompts_per_step=4, num_workers=1, strict=True).train_dataloader()))
+    mistake = cli._mistake(raised.value)
+    assert mistake is not None
+    assert mistake.startswith("Sample 'bad' of the shard ")
+    assert "\n" not in mistake
+
+
+def test_strict_holds_for_resolution_selection_too(policy: Path, tmp_path: Path) -> None:
+    samples = [("bad", corrupt_png(), SOUND), *((f"sound{number}", png(), SOUND) for number in range(3))]
+    folder = write_shard(tmp_path / "shards", samples)
+    settings = (PolicyConfig(str(policy)), Protocol(tiny_protocol()), tiny_rollout(), ResolutionConfig(ladder=(1,)))
+    with pytest.raises(ImageError, match="The image bad is corrupt"):
+        ensure_manifest(folder, *settings, strict=True)
+    ensure_manifest(folder, *settings)
+    assert set(load_manifest(folder / MANIFEST_NAME)) == {"sound0", "sound1", "sound2"}
+
+
 def test_a_batch_of_faulty_samples_is_passed_over(policy: Path, tmp_path: Path) -> None:
     samples = [("bad", corrupt_png(), SOUND), ("sound", png(), SOUND)]
     data = ShardDataModule(str(write_shard(tmp_path / "shards", samples)), prompts_per_step=1)
@@ -166,12 +197,50 @@ def other_model(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def garbage(tmp_path: Path) -> Path:
+    (tmp_path / "last.ckpt").write_bytes(b"no checkpoint")
+    return tmp_path / "last.ckpt"
+
+
+def damage(policy: Path, folder: Path, name: str, data: bytes | None) -> Path:
+    """A copy of a policy of which one file is missing or another."""
+    shutil.copytree(policy, folder)
+    (folder / name).unlink()
+    if data is not None:
+        (folder / name).write_bytes(data)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("config.json", b"{}", "holds a model of type None: only 'qwen2_5_vl'"),
+        ("config.json", b'{"model_type": "of-tomorrow"}', "holds a model of type 'of-tomorrow': only 'qwen2_5_vl'"),
+        ("config.json", b"{", "config.json cannot be loaded (JSONDecodeError"),
+        ("config.json", b"[]", "config.json cannot be loaded"),
+        ("model.safetensors", None, "cannot be loaded"),
+        ("model.safetensors", b"\x00" * 20, "cannot be loaded"),
+        ("preprocessor_config.json", b"{}", "preprocessor_config.json lacks 'image_mean': copy the file"),
+        ("preprocessor_config.json", b"{", "preprocessor_config.json cannot be loaded"),
+    ],
+)
+def test_a_damaged_model_folder_is_named_in_one_sentence(
+    policy: Path, tmp_path: Path, name: str, data: bytes | None, message: str
+) -> None:
+    with pytest.raises(PolicyError) as raised:
+        load_policy(PolicyConfig(str(damage(policy, tmp_path / "copy", name, data))))
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).endswith((".", "trained."))
+
+
 MISTAKES = {
     "missing shards": ("--data.root={}", no_folder, "nowhere' matches no file: give a folder of shards"),
     "empty shard folder": ("--data.root={}", empty_folder, "holds no *.tar file: give a folder of shards"),
     "missing model": ("--model.policy.path={}", no_folder, "is no model folder: give one with a config.json"),
     "other model": ("--model.policy.path={}", other_model, "holds a model of type 'llama': only 'qwen2_5_vl'"),
     "missing weights": ("--model.init_from={}", no_folder, "nowhere' does not exist: give a checkpoint or a model"),
+    "garbage for weights": ("--model.init_from={}", garbage, "cannot be loaded"),
     "lonely episodes": ("--model.rollout.group_size=1", no_folder, "rollout.group_size is 1: GRPO compares"),
     "no batch": ("--data.prompts_per_step=0", no_folder, "data.prompts_per_step is 0: give at least 1."),
 }
@@ -194,10 +263,14 @@ def test_a_mistake_costs_the_program_one_line(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--model.rollout.group_sise=4", "group_sise"),
-        ("--model.optim.lr=-1", "optim.lr"),
-        ("--model.algorithm.scale_rewards=banana", "banana"),
+        ("--model.rollout.group_sise=4", "There is no field model.rollout.group_sise: did you mean group_size?"),
+        ("--modle.seed=4", "There is no option --modle.seed: did you mean --model."),
+        ("--model.optim.lr=-1", "optim.lr is -1.0: give a positive number."),
+        ("--model.optim.lr=fast", "model.optim: lr: Expected a float. Got value: fast"),
+        ("--model.algorithm.scale_rewards=banana", "Got value: banana"),
         ("--model.rollout.view.budget=0", "view.budget 0"),
+        ("--trainer.callbacks=[EpisodeLoger]", "trainer.callbacks: Expected a dot import path string: EpisodeLoger"),
+        ("--config=/nowhere.yaml", "File does not exist: '/nowhere.yaml'"),
     ],
 )
 def test_the_parser_names_the_key_and_stops(
@@ -206,9 +279,22 @@ def test_the_parser_names_the_key_and_stops(
     with pytest.raises(SystemExit) as stopped:
         program(monkeypatch, config, argument)
     assert stopped.value.code == 2
-    errors = capsys.readouterr().err
-    assert message in errors
-    assert "Traceback" not in errors
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line.startswith("error: ") and message in line] == lines[-1:]
+    assert "usage:" not in lines
+    assert "Traceback" not in lines
+
+
+def test_an_unknown_field_of_a_file_is_named(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(config.read_text())
+    limits = values["model"]["rollout"]["limits"]
+    limits["max_trun_tokens"] = limits.pop("max_turn_tokens")
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(SystemExit):
+        program(monkeypatch, tmp_path / "typo.yaml")
+    assert "max_trun_tokens" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_call_from_python_raises(config: Path, tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_a_stage_writes_its_metrics(stages: Path, stage: str) -> None:
     found = events(stages / stage)
     assert set(found.Tags()["scalars"]) == SCALARS
+    for tag in SCALARS - {"epoch"} - {f"eval/{name}" for name in TAGS["eval"].split()}:
+        assert len(values(found, tag)) == STEPS, tag
     assert "episodes/group_0/episode_0" in found.Tags()["images"]
     assert values(found, "clock/rollout_step") == [0, 1, 2]
     assert values(found, "clock/update_step") == [1, 2, 3]

@@ -97,6 +97,18 @@ def test_the_large_model_is_trained_in_the_published_setting() -> None:
     assert model.protocol.config.frame is Frame.VIEW_PIXELS
 
 
+@pytest.mark.parametrize("path", FULL, ids=name)
+def test_a_run_may_be_shorter_than_the_interval_of_validation(path: Path) -> None:
+    """Lightning refuses it where it counts batches within an epoch, and only when everything is loaded."""
+    assert raw(path.name)["trainer"]["check_val_every_n_epoch"] is None
+
+
+@pytest.mark.parametrize("path", FULL, ids=name)
+def test_one_seed_decides_everything_random(path: Path) -> None:
+    cli = read(path, more=["--model.init_from=null", "--seed_everything=7"])
+    assert (cli.model.seed, cli.datamodule.seed) == (7, 7)
+
+
 def test_adapters_go_on_top_of_the_large_model() -> None:
     overlays = CONFIGS / "model" / "qwen2_5_vl_7b.yaml", CONFIGS / "model" / "lora.yaml"
     model = read(CONFIGS / "stage1.yaml", *overlays).model
@@ -132,6 +144,7 @@ def test_stage_2_is_stage_1_with_boxes() -> None:
     assert callbacks[1:] == first["trainer"]["callbacks"]
     logger = first["trainer"]["logger"]["init_args"]
     saver = first["trainer"]["callbacks"][-1]["init_args"]
+    assert saver["save_on_train_epoch_end"]
     assert second["model"]["init_from"] == (
         f"{logger['save_dir']}/{logger['name']}/checkpoints/{saver['filename']}.ckpt"
     )

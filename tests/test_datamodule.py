@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -300,6 +301,16 @@ def test_needle_scenes_are_written_once_where_there_are_none(tmp_path: Path) -> 
     assert keys_of(data.val_dataloader(), 9) == [[f"needle-attribute-6-{index:06d}" for index in range(2)]]
     ShardDataModule(str(tmp_path / "other")).prepare_data()
     assert not (tmp_path / "other").exists()
+
+
+def test_needle_scenes_of_other_settings_are_not_taken_for_those_asked_for(tmp_path: Path) -> None:
+    root = str(tmp_path / "train")
+    ShardDataModule(root, needle=NeedleShardConfig(NeedleConfig(sides=(224,), signs=(2, 2)), count=2)).prepare_data()
+    changed = NeedleShardConfig(NeedleConfig(sides=(224,), signs=(2, 3)), count=2, seed=5)
+    message = f"The needle scenes in {root} were drawn with another scenes and seed than data.needle asks for: remove"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ShardDataModule(root, needle=changed).prepare_data()
+    ShardDataModule(root).prepare_data()  # used as they are
 
 
 def test_shards_of_the_user_are_not_overwritten(root: str) -> None:

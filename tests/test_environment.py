@@ -135,6 +135,18 @@ def test_a_truncated_turn_is_not_read(game: Start, text: str) -> None:
     assert play.episode.turns[0].text == text
 
 
+def test_nothing_is_cut_where_no_token_is_left_to_look_at_it(game: Start) -> None:
+    for text in (zoom(10, 10, 30, 50), "<tool_call>nonsense</tool_call>"):
+        play = game()
+        assert play.environment.step(text, closed=True, truncated=False, spent=True) is None
+        assert play.episode.stop_reason is StopReason.MAX_TOKENS
+        assert play.episode.crops == []
+        assert play.tool.boxes == []
+    play = game()
+    assert play.environment.step("<answer>7</answer>", closed=False, truncated=False, spent=True) is None
+    assert play.episode.stop_reason is StopReason.ANSWERED
+
+
 def test_a_call_in_the_last_turn_ends_the_episode(game: Start) -> None:
     play = game(max_turns=2, max_crops=5)
     assert play.zoom(10, 10, 30, 50) is not None

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import HEAD_ROWS, IMAGE_TEXT, SPECIAL, build_tokenizer, tiny_copy, tiny_folder, tiny_image, tiny_policy, turn
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from infogap.policy.model import LoraConfig, Policy, PolicyConfig, load_policy, load_weights, read_patchifier
+from infogap.policy import model as model_module
+from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy, load_weights, read_patchifier
+from infogap.policy.model import Policy
 from infogap.policy.packing import Group, Row, pack
 from infogap.policy.patches import Patchifier
 from infogap.policy.reference import Reference
@@ -190,13 +193,20 @@ def test_adapters_with_checkpointing_have_the_same_gradients() -> None:
     torch.testing.assert_close(*gradients)
 
 
-def test_the_reference_of_adapters_is_the_base() -> None:
+def test_the_reference_of_adapters_is_the_policy_as_it_was() -> None:
+    """Also where training goes on from adapters, as stage 2 does from those of stage 1."""
     policy = tiny_policy(lora=LORA)
-    reference, base = Reference(policy), logprobs(tiny_policy())
+    base = logprobs(tiny_policy())
+    torch.testing.assert_close(Reference(policy).logprobs(row_of(policy), 1.0), base)
     step(policy)
-    assert not torch.allclose(logprobs(policy), base, atol=1e-3)
-    torch.testing.assert_close(reference.logprobs(row_of(policy), 1.0), base)
-    assert not torch.allclose(logprobs(policy), base, atol=1e-3)  # the adapter is switched on again
+    first = logprobs(policy)
+    assert not torch.allclose(first, base, atol=1e-3)
+    reference = Reference(policy)
+    step(policy)
+    second = logprobs(policy)
+    assert not torch.allclose(second, first, atol=1e-3)
+    torch.testing.assert_close(reference.logprobs(row_of(policy), 1.0), first)
+    assert torch.equal(logprobs(policy), second)  # what is trained is in place again
 
 
 def test_the_reference_copy_does_not_follow_the_policy() -> None:
@@ -217,6 +227,31 @@ def test_a_frozen_tower_stays_as_it_is() -> None:
     still = {name for name, weight in policy.named_parameters() if torch.equal(weight, before[name])}
     assert still
     assert still == {name for name in before if ".visual." in name}
+
+
+def test_a_frozen_tower_encodes_an_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the rollout has encoded is used again in the update, until the weights are replaced."""
+    calls: list[int] = []
+    encode = model_module.encode_images
+
+    def counting(tower: nn.Module, values: Tensor, grids: Sequence[tuple[int, int]]) -> Tensor:
+        calls.append(len(grids))
+        return encode(tower, values, grids)
+
+    monkeypatch.setattr(model_module, "encode_images", counting)
+    trained, frozen = tiny_policy(), tiny_policy(vision_tower="frozen")
+    row = row_of(frozen)
+    first = frozen.score(row, 1.0).logprobs
+    images = len(row.images)
+    assert calls == [images]
+    assert torch.equal(frozen.score(row, 1.0).logprobs, first)
+    assert calls == [images]
+    torch.testing.assert_close(first, trained.score(row, 1.0).logprobs)
+    trained.score(row, 1.0)
+    assert calls == [images] * 3  # a tower that is trained encodes every time
+    frozen.forget_images()
+    frozen.score(row, 1.0)
+    assert calls == [images] * 4
 
 
 def test_weights_have_the_type_that_was_asked_for() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from infogap.grpo.batch import ScoredBatch
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import LossConfig
 from infogap.grpo.module import GRPOModule
-from infogap.policy.model import LoraConfig, PolicyConfig
+from infogap.policy.loading import LoraConfig, PolicyConfig
+from infogap.policy.sampler import SamplingConfig
 from infogap.rollout import ViewConfig
 
 Metrics = dict[str, float]
@@ -120,6 +122,8 @@ def test_every_step_logs_the_same_keys(plain: tuple[Recorder, Any, Any]) -> None
     assert all(set(step) == set(steps[0]) for step in steps)
     families = {name.split("/")[0] for name in steps[0]}
     assert families == {"reward", "group", "episode", "crop", "policy", "optim", "time", "weight", "clock"}
+    shown = {"reward/total", "reward/accuracy", "episode/tool_rate", "time/episodes_per_second"}
+    assert shown <= set(plain[2].trainer.progress_bar_metrics)
     assert any(step["group/zero_variance"] < 1 for step in steps)
     assert all(step["policy/sampler_gap"] < 1e-5 for step in steps)
 
@@ -164,6 +168,44 @@ def test_a_reference_is_made_for_the_kl_term_alone_and_stays_as_it_was(
     assert steps[0]["policy/kl_ref"] == pytest.approx(0.0, abs=1e-8)
     assert steps[2]["policy/kl_ref"] > 1e-5
     assert not any("reference" in name for name in model.state_dict())
+
+
+def test_the_trainer_scores_at_the_temperature_of_the_sampler(folder: Path) -> None:
+    rollout = tiny_rollout(sampling=SamplingConfig(temperature=0.7))
+    for algorithm in (AlgorithmConfig(), AlgorithmConfig(updates_per_rollout=2)):
+        steps = fit(folder, module(folder, rollout=rollout, algorithm=algorithm), 2).steps
+        assert all(step["policy/sampler_gap"] < 1e-5 for step in steps)
+        assert any(step["policy/ratio"] > 0 for step in steps)  # something was scored
+
+
+def test_episodes_depend_on_the_rollout_step_and_the_rank(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, found = list(make_samples(SCENES, 0, 3)), set()
+    for step, rank in ((0, 0), (1, 0), (0, 1)):
+        model = module(folder)
+        model.configure_model()
+        model.rollout_step = step
+        monkeypatch.setattr(GRPOModule, "global_rank", rank)
+        found.add(str([[e.turns for e in rollout.episodes] for rollout in model._play(samples)]))
+    assert len(found) == 3
+
+
+def test_several_processes_are_refused_before_they_wait_for_each_other(folder: Path) -> None:
+    model = module(folder)
+    model.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"started on 2 processes, which this version cannot do: set trainer\.devices"):
+        model.setup("fit")
+
+
+def test_a_sum_over_ranks_leaves_the_ranks_own_numbers_alone(folder: Path) -> None:
+    def reduce(tensor: Tensor, reduce_op: str) -> Tensor:
+        return tensor.mul_(2)  # in place, as gloo does
+
+    model = module(folder)
+    model.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduce))  # type: ignore[assignment]
+    own = torch.tensor([3.0])
+    assert model._all_reduce is not None
+    assert model._all_reduce(own).tolist() == [6.0]
+    assert own.tolist() == [3.0]
 
 
 def test_training_moves_the_weights_and_the_seed_decides_the_episodes(
@@ -280,6 +322,33 @@ def test_the_learning_rate_warms_up_and_the_tower_has_its_own(folder: Path) -> N
     model = module(folder, optim=OptimConfig(lr=4e-3, vision_lr=1e-3, warmup_updates=4))
     steps = fit(folder, model, 3).steps
     assert [step["optim/lr"] for step in steps] == pytest.approx([1e-3, 2e-3, 3e-3])
+    rates = [group["lr"] for group in model.optimizers().param_groups]
+    assert rates == pytest.approx([3e-3, 0.75e-3])
+
+
+@pytest.mark.parametrize(("updates", "limit"), [(1, {}), (2, {"max_steps": 5})])
+def test_the_learning_rate_falls_over_the_whole_run(folder: Path, updates: int, limit: dict[str, int]) -> None:
+    algorithm, optim = AlgorithmConfig(updates_per_rollout=updates), OptimConfig(lr=4e-3, schedule="linear")
+    steps = fit(folder, module(folder, algorithm=algorithm, optim=optim), 4, **limit).steps
+    expected = {1: [4e-3, 3e-3, 2e-3, 1e-3], 2: [3.6e-3, 2e-3, 0.4e-3]}  # means of 5 and 4, 3 and 2, 1 and 0 fifths
+    assert [step["optim/lr"] for step in steps] == pytest.approx(expected[updates])
+
+
+def test_the_schedule_by_hand() -> None:
+    linear = OptimConfig(warmup_updates=2, schedule="linear")
+    assert [linear.factor(update, 6) for update in range(7)] == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
+    assert linear.factor(10**6, float("inf")) == 1.0
+    constant = OptimConfig(warmup_updates=2)
+    assert [constant.factor(update, 6) for update in range(4)] == [0.5, 1.0, 1.0, 1.0]
+    with pytest.raises(ValueError, match=r"optim.schedule is 'cosine': use one of constant, linear\."):
+        OptimConfig(schedule="cosine")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"optim.warmup_updates is -1: give 0 or more\."):
+        OptimConfig(warmup_updates=-1)
+
+
+def test_the_tower_keeps_its_own_rate(folder: Path) -> None:
+    model = module(folder, optim=OptimConfig(lr=4e-3, vision_lr=1e-3, warmup_updates=4))
+    fit(folder, model, 3)
     rates = [group["lr"] for group in model.optimizers().param_groups]
     assert rates == pytest.approx([3e-3, 0.75e-3])
 

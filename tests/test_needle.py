@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,23 @@ def test_shards_hold_the_samples(tmp_path: Path) -> None:
         ({"sides": (9000,)}, "sides"),
         ({"signs": (1, 3)}, "signs"),
         ({"question": "x"}, "question"),
+        ({"glyph_height": (36, 30)}, "glyph_height"),
+        ({"sign_scale": (0.5, 1.5)}, "sign_scale"),
+        ({"panel_scale": (0.5, 0.6)}, "panel_scale"),
+        ({"sides": (224,), "glyph_height": (100, 120)}, "sides .* a panel may have a side of 354: give larger"),
+        ({"clutter": -3}, "clutter"),
+        ({"jpeg_quality": 500}, r"clutter is 12 and needle\.jpeg_quality 500"),
     ],
 )
 def test_impossible_scenes_are_refused(values: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=rf"needle\.{named}"):
         NeedleConfig(**values)  # type: ignore[arg-type]
+
+
+def test_every_scene_has_the_fewest_signs_or_is_refused() -> None:
+    crowded = NeedleConfig(sides=(224,), signs=(2, 3))
+    assert all(len(make_scene(crowded, np.random.default_rng(seed)).signs) >= 2 for seed in range(60))
+    full = NeedleConfig(sides=(224,), signs=(6, 6), glyph_height=(60, 60))
+    message = "needle.signs is (6, 6), but a canvas of (224,) pixels a side has no room for 6 panels"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make_scene(full, np.random.default_rng(0))

@@ -27,7 +27,7 @@ from infogap.data.shards import write_shards
 from infogap.data.skips import SkipReason
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Frame, visual_tokens
-from infogap.policy.model import NEEDLE_POLICY, PolicyConfig, load_policy
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
 from infogap.policy.patches import Patches
 from infogap.resolution import (
     PolicyAnswerer,
@@ -358,6 +358,34 @@ def test_the_fingerprint_follows_weights_and_configuration_alone(policy_folder: 
         fingerprint(policy_folder)
 
 
+def test_the_fingerprint_of_a_checkpoint_is_its_own(policy_folder: Path) -> None:
+    checkpoint = policy_folder / "last.ckpt"
+    checkpoint.write_bytes(b"stage 1")
+    before = fingerprint(checkpoint)
+    assert before != fingerprint(policy_folder)
+    checkpoint.write_bytes(b"stage 2")
+    assert fingerprint(checkpoint) != before
+
+
+def test_the_policy_that_answers_is_the_one_that_training_starts_from(
+    copied_shards: Path,
+    policy_folder: Path,
+    scripted_policy: ScriptedAnswerer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded: list[Path] = []
+    monkeypatch.setattr(resolution_policy, "load_weights", lambda _, source: loaded.append(source))
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"stage 1")
+    config, policy = ResolutionConfig(ladder=LADDER), PolicyConfig(path=str(policy_folder))
+    ensure_manifest(
+        copied_shards, policy, Protocol(ProtocolConfig()), RolloutConfig(), config, None, init_from=checkpoint
+    )
+    assert loaded == [checkpoint]
+    assert load_header(copied_shards / MANIFEST_NAME).policy == fingerprint(checkpoint)
+
+
 def test_the_header_names_what_the_answers_depend_on(policy_folder: Path) -> None:
     def header(config: ResolutionConfig, protocol: ProtocolConfig | None = None) -> ManifestHeader:
         texts = Protocol(protocol or ProtocolConfig())
@@ -386,8 +414,8 @@ def scripted_policy(monkeypatch: pytest.MonkeyPatch) -> ScriptedAnswerer:
     return answerer
 
 
-def ensure(root: Path, policy: Path) -> None:
-    config = ResolutionConfig(ladder=LADDER)
+def ensure(root: Path, policy: Path, ladder: tuple[int, ...] = LADDER) -> None:
+    config = ResolutionConfig(ladder=ladder)
     ensure_manifest(root, PolicyConfig(path=str(policy)), Protocol(ProtocolConfig()), RolloutConfig(), config)
 
 
@@ -413,6 +441,10 @@ def test_a_missing_manifest_is_made_and_a_complete_one_used(
     (policy_folder / "config.json").write_text("the policy of a later stage")
     ensure(copied_shards, policy_folder)
     assert (path.read_bytes(), len(scripted_policy.asked)) == (made, questions)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    ensure(copied_shards, policy_folder, ladder=LADDER[1:])
+    assert (path.read_bytes(), len(scripted_policy.asked)) == (made, questions)
+    assert f"was made with ladder {LADDER} instead of {LADDER[1:]}, and is used as it is" in caplog.messages[-1]
 
 
 def test_an_unfinished_manifest_is_finished_by_the_same_policy_only(

@@ -210,9 +210,7 @@ def written(
 @pytest.mark.parametrize("limits", [TokenLimits(turn=3, episode=9), TokenLimits(turn=3, episode=3)])
 def test_how_a_turn_ends(script: list[int], turn: SampledTurn, limits: TokenLimits) -> None:
     group, turns = written(script, limits, [None])
-    if script[-1] == TURN_END and len(script) == limits.episode:
-        turn = replace(turn, truncated=True)  # a call that nothing can follow
-    assert turns == [turn]
+    assert turns == [replace(turn, spent=len(script) == limits.episode)]
     assert [chunk.token_ids for chunk in group.episodes[0]] == [tuple(script)]
 
 
@@ -226,4 +224,5 @@ def test_an_episode_ends_at_its_own_limit() -> None:
 def test_an_observation_that_nothing_can_follow_is_not_encoded() -> None:
     group, turns = written([LETTER, TURN_END], TokenLimits(turn=2, episode=2), [observation(POLICY)])
     assert [chunk.token_ids for chunk in group.episodes[0]] == [(LETTER, TURN_END)]
-    assert turns[0].truncated  # so that the environment does not cut a crop that nobody sees
+    assert turns[0].spent  # so that the environment does not cut a crop that nobody sees
+    assert not turns[0].truncated

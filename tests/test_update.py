@@ -23,7 +23,8 @@ from infogap.grpo.config import AlgorithmConfig
 from infogap.grpo.losses import BatchTotals, LossConfig, LossType
 from infogap.grpo.metrics import Sums, add_update_keys
 from infogap.grpo.update import TrainingRow, ground_truth_call, local_totals, row_loss, training_rows
-from infogap.policy.model import Policy, PolicyConfig, load_policy
+from infogap.policy.loading import PolicyConfig, load_policy
+from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group, pack
 from infogap.policy.reference import Reference
 from infogap.rollout import Rollout

@@ -16,7 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from infogap.policy.model import Policy, PolicyConfig, load_policy
+from infogap.policy.loading import PolicyConfig, load_policy
+from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group
 from infogap.policy.patches import PATCH, Patches
 

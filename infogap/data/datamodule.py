@@ -13,9 +13,9 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from infogap.data.manifest import MANIFEST_NAME, ManifestEntry, load_manifest
-from infogap.data.needle import NeedleConfig, write_needle_shards
+from infogap.data.needle import NeedleConfig, needle_origin, write_needle_shards
 from infogap.data.sample import Sample
-from infogap.data.shards import check_local, find_shards, has_shards
+from infogap.data.shards import check_local, find_shards, has_shards, read_origin
 from infogap.data.skips import SkipLog, SkipReason
 from infogap.data.stream import (
     SampleBatch,
@@ -101,23 +101,33 @@ class ShardDataModule(LightningDataModule):
         self.require_evidence = require_evidence
         self.limit = limit
         self._check()
+        self.strict = strict
         self._skips = SkipLog(strict=strict)
         self._position = StreamPosition()
 
     @property
     def skipped(self) -> Counter[SkipReason]:
-        """Times a sample was not used, by reason; every pass counts again. Worker processes are not seen."""
+        """Times a sample was not used, by reason; every pass counts again.
+
+        What worker processes leave out is counted when the batch that they made next is used.
+        """
         return self._skips.counts
 
     def prepare_data(self) -> None:
-        """Write the needle shards that are asked for and missing. Runs in one process per node."""
+        """Write the needle shards that are asked for and missing. Runs in one process per node.
+
+        Raises:
+            ValueError: if a folder holds needle scenes, but others than those that are asked for.
+        """
         if self.needle is None:
             return
         series = [(self.root, self.needle.count, self.needle.seed)]
         if self.val_root is not None:
             series.append((self.val_root, self.needle.val_count, self.needle.seed + 1))
         for folder, count, seed in series:
-            if not has_shards(Path(folder)):
+            if has_shards(Path(folder)):
+                self._check_origin(Path(folder), needle_origin(self.needle.scenes, count=count, seed=seed))
+            else:
                 logger.info("Writing %d needle scenes to %s.", count, folder)
                 write_needle_shards(self.needle.scenes, Path(folder), count=count, seed=seed)
 
@@ -177,6 +187,7 @@ class ShardDataModule(LightningDataModule):
 
         Counting here and not in the stream leaves out what Lightning has prefetched, and a worker read ahead.
         """
+        self._skips.counts.update(batch.skipped)
         if self.trainer is not None and self.trainer.training:
             self._position.batches += 1
         return list(batch)
@@ -205,6 +216,16 @@ class ShardDataModule(LightningDataModule):
             check_local(where)
             if self.needle is not None and (set(where) & set("*?[") or Path(where).is_file()):
                 raise ValueError(f"data.needle is set, but {where!r} is no folder to write shards to: name a folder.")
+
+    def _check_origin(self, folder: Path, wanted: dict[str, Any]) -> None:
+        """Refuse other needle scenes; shards of which nothing is said are the user's own."""
+        found = read_origin(folder)
+        if found is not None and found != wanted:
+            names = " and ".join(name for name in wanted if found.get(name) != wanted[name])
+            raise ValueError(
+                f"The needle scenes in {folder} were drawn with another {names} than data.needle asks for: remove the "
+                "folder, name another one, or set data.needle to null to use them as they are."
+            )
 
     def _order(self) -> dict[str, int | None]:
         """Everything the order of the samples depends on besides the shards themselves."""

@@ -169,14 +169,14 @@ class HighResImage:
         try:
             image.load()
         except Exception as error:  # as in `_open`
-            msg = f"The image {self.name} is corrupt or truncated: {_reason(error)}."
+            msg = f"The image {self.name} is corrupt or truncated ({_reason(error)}): write or copy it again."
             raise ImageError(msg) from error
 
     def _check_pixels(self, size: Size, max_pixels: int) -> None:
         if size.width * size.height > max_pixels:
             msg = (
                 f"The image {self.name} of {size.width}x{size.height} pixels has more than the {max_pixels} allowed: "
-                "scale it down or raise max_pixels."
+                "scale it down."
             )
             raise ImageError(msg)
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import functools
 import io
+import json
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -68,6 +70,21 @@ class NeedleConfig:
             raise ValueError(f"needle.signs is {self.signs}: give two numbers between 2 and {len(COLOURS)}.")
         if self.question not in ("attribute", "relation"):
             raise ValueError(f"needle.question is {self.question!r}: use 'attribute' or 'relation'.")
+        for name, least in (("glyph_height", 8), ("sign_scale", 1.3), ("panel_scale", 1.0)):
+            given = getattr(self, name)
+            if not least <= given[0] <= given[1]:
+                raise ValueError(f"needle.{name} is {given}: give two numbers, {least} <= first <= second.")
+        panel = math.ceil(math.ceil(self.glyph_height[1] * self.sign_scale[1]) * self.panel_scale[1])
+        if panel >= min(self.sides):
+            raise ValueError(
+                f"needle.sides is {self.sides} and a panel may have a side of {panel}: give larger canvases or a "
+                "smaller glyph_height, sign_scale or panel_scale."
+            )
+        if self.clutter < 0 or not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(
+                f"needle.clutter is {self.clutter} and needle.jpeg_quality {self.jpeg_quality}: give 0 or more, and 1 "
+                "to 100."
+            )
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,27 @@ class Scene:
 def make_scene(config: NeedleConfig, rng: np.random.Generator) -> Scene:
     """Draw one scene.
 
+    A canvas on which fewer signs than asked for have found a place is drawn anew.
+
     Args:
         config: what it looks like.
         rng: the only source of randomness.
+
+    Raises:
+        ValueError: if 20 canvases had no room.
     """
+    for _ in range(20):
+        scene = _draw_scene(config, rng)
+        if len(scene.signs) >= config.signs[0]:
+            return scene
+    raise ValueError(
+        f"needle.signs is {config.signs}, but a canvas of {config.sides} pixels a side has no room for "
+        f"{config.signs[0]} panels: give larger sides or fewer signs."
+    )
+
+
+def _draw_scene(config: NeedleConfig, rng: np.random.Generator) -> Scene:
+    """A scene with as many signs as find a place."""
     size = Size(int(rng.choice(config.sides)), int(rng.choice(config.sides)))
     image = _background(size, rng)
     draw = ImageDraw.Draw(image)
@@ -140,10 +174,17 @@ def make_samples(config: NeedleConfig, seed: int, count: int) -> Iterator[Sample
 
 
 def write_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed: int) -> None:
-    """Write the first ``count`` samples of the series ``seed`` as shards of 256 samples."""
+    """Write the first ``count`` samples of the series ``seed`` as shards of 256 samples; their index says what of."""
     from infogap.data.shards import write_shards
 
-    write_shards(make_samples(config, seed, count), folder, samples_per_shard=256, prefix="needle")
+    made_from = needle_origin(config, count=count, seed=seed)
+    write_shards(make_samples(config, seed, count), folder, samples_per_shard=256, prefix="needle", made_from=made_from)
+
+
+def needle_origin(config: NeedleConfig, *, count: int, seed: int) -> dict[str, Any]:
+    """Everything that needle shards follow from, as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps({"scenes": asdict(config), "count": count, "seed": seed}))
+    return values
 
 
 def attribute_question(colour: str) -> str:

@@ -39,8 +39,8 @@ Record = dict[str, Any]
 class RecordError(SampleError):
     """A record that is no sample; `reason` says under which heading it is counted."""
 
-    def __init__(self, reason: SkipReason, message: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, reason: SkipReason = SkipReason.BAD_FIELD) -> None:
+        super().__init__(message)  # the message alone: a DataLoader makes a worker's error anew from one argument
         self.reason = reason
 
 
@@ -84,7 +84,7 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
         return _decode(record)
     except RecordError as error:
         where = f"Sample {record['__key__']!r} of the shard {record['__url__']}"
-        raise RecordError(error.reason, f"{where}: {error}") from error
+        raise RecordError(f"{where}: {error}", error.reason) from error
 
 
 def _decode(record: Mapping[str, Any]) -> Sample:
@@ -101,7 +101,7 @@ def _decode(record: Mapping[str, Any]) -> Sample:
     try:
         image = HighResImage(data, name=key)
     except ImageError as error:
-        raise RecordError(SkipReason.BAD_IMAGE, str(error)) from error
+        raise RecordError(str(error), SkipReason.BAD_IMAGE) from error
     if not _is_complete(data):
         _refuse(SkipReason.BAD_IMAGE, f"the image of {len(data)} bytes is cut off: write it again")
     try:
@@ -116,7 +116,7 @@ def _decode(record: Mapping[str, Any]) -> Sample:
             metadata=fields.get("metadata", {}),
         )
     except SampleError as error:
-        raise RecordError(SkipReason.BAD_FIELD, str(error)) from error
+        raise RecordError(str(error), SkipReason.BAD_FIELD) from error
 
 
 def _checked_fields(data: bytes) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _checked_fields(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise RecordError(SkipReason.BAD_JSON, f"its JSON cannot be read: {error}.") from error
+        raise RecordError(f"its JSON cannot be read: {error}.", SkipReason.BAD_JSON) from error
     if not isinstance(fields, dict):
         _refuse(SkipReason.BAD_JSON, f"its JSON is a {type(fields).__name__}: write an object with named fields")
     if fields.get("schema") != SCHEMA:
@@ -164,7 +164,7 @@ def _chain(chain: object) -> NestedBoxes:
     try:
         return tuple(Box(*map(float, box)) for box in chain)
     except (ValueError, OverflowError) as error:
-        raise RecordError(SkipReason.BAD_FIELD, str(error)) from error
+        raise RecordError(str(error), SkipReason.BAD_FIELD) from error
 
 
 def _image_suffix(data: bytes) -> str:
@@ -187,4 +187,4 @@ def _is_complete(data: bytes) -> bool:
 
 
 def _refuse(reason: SkipReason, fault: str) -> NoReturn:
-    raise RecordError(reason, f"{fault}.")
+    raise RecordError(f"{fault}.", reason)

@@ -73,6 +73,16 @@ def find_shards(where: str | Path) -> list[Path]:
     return shards
 
 
+def read_origin(folder: Path) -> dict[str, Any] | None:
+    """What the samples of a folder were made from, by its index; None if there is none or it does not say."""
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        return None
+    content = json.loads(index.read_bytes())
+    origin: dict[str, Any] | None = content.get("made_from")
+    return origin
+
+
 def _listed_shards(folder: Path) -> list[Path]:
     """Shards that the index of a folder lists."""
     index = folder / INDEX_NAME
@@ -103,7 +113,7 @@ def read_records(shard: Path, skips: SkipLog) -> Iterator[Record]:
     """
 
     def duplicate(error: Exception) -> bool:
-        fault = RecordError(SkipReason.DUPLICATE_MEMBER, f"The shard {shard} holds a member twice: {error.args[0]}.")
+        fault = RecordError(f"The shard {shard} holds a member twice: {error.args[0]}.", SkipReason.DUPLICATE_MEMBER)
         skips.fault(fault.reason, fault)
         return True
 
@@ -165,7 +175,13 @@ def _missing_end(archive: tarfile.TarFile) -> str | None:
     return f"no header and no end mark at byte {archive.offset}"
 
 
-def write_shards(samples: Iterable[Sample], folder: Path, samples_per_shard: int, prefix: str = "shard") -> list[Path]:
+def write_shards(
+    samples: Iterable[Sample],
+    folder: Path,
+    samples_per_shard: int,
+    prefix: str = "shard",
+    made_from: Mapping[str, Any] | None = None,
+) -> list[Path]:
     """Write samples as shards `PREFIX-000000.tar`, ... and then their index.
 
     All of it, or nothing: shards are written in a hidden folder and moved into place when the last one is finished.
@@ -176,6 +192,7 @@ def write_shards(samples: Iterable[Sample], folder: Path, samples_per_shard: int
         folder: where to; made if it does not exist.
         samples_per_shard: samples in each shard but the last.
         prefix: how the shards' names begin.
+        made_from: what the samples follow from, for the index, as JSON values.
 
     Returns:
         Paths of the shards.
@@ -195,7 +212,8 @@ def write_shards(samples: Iterable[Sample], folder: Path, samples_per_shard: int
         entries = list(_write_all(iter(samples), partial, samples_per_shard, prefix))
         if not entries:
             raise ValueError(f"There are no samples to write to {folder}: give at least one.")
-        index = {"schema": SCHEMA, "samples": sum(entry["samples"] for entry in entries), "shards": entries}
+        index: dict[str, Any] = {"schema": SCHEMA, "samples": sum(entry["samples"] for entry in entries)}
+        index |= {"shards": entries} if made_from is None else {"made_from": made_from, "shards": entries}
         (partial / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
         names = [entry["name"] for entry in entries]
         for name in [*names, INDEX_NAME]:

@@ -34,7 +34,7 @@ class SkipLog:
     """Counts what is skipped, and names a fault in the log at most once per interval.
 
     Every pass over the data counts again: after three epochs, one corrupt sample has been skipped three times. A
-    DataLoader's worker processes count in copies of their own.
+    DataLoader's worker processes count, and name faults, in copies of their own; `take_news` is how theirs come home.
 
     Args:
         strict: raise the first fault instead of skipping.
@@ -53,6 +53,7 @@ class SkipLog:
         self.counts: Counter[SkipReason] = Counter()
         self._clock = clock
         self._last_line: float | None = None
+        self._told: Counter[SkipReason] = Counter()
 
     def fault(self, reason: SkipReason, error: Exception) -> None:
         """Count a fault of the data.
@@ -75,6 +76,12 @@ class SkipLog:
     def drop(self, reason: SkipReason) -> None:
         """Count a sample that is sound but was not asked for."""
         self.counts[reason] += 1
+
+    def take_news(self) -> Counter[SkipReason]:
+        """What was counted since the last call."""
+        news = self.counts - self._told
+        self._told = self.counts.copy()
+        return news
 
     def summary(self) -> str:
         """The counts in words, for messages."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,10 +32,20 @@ class SampleBatch:
 
     On purpose neither a sequence nor a dataclass: Lightning's precision plugins take those apart to convert the
     tensors in them, and fail on a frozen dataclass such as `Sample`.
+
+    Args:
+        samples: the samples.
+        skips: where the process that made the batch counts what it leaves out.
+
+    Attributes:
+        samples: the samples.
+        skipped: what a worker process has left out since its last batch. Empty from the main process, which has
+            counted it already.
     """
 
-    def __init__(self, samples: Sequence[Sample]) -> None:
+    def __init__(self, samples: Sequence[Sample], skips: SkipLog) -> None:
         self.samples = tuple(samples)
+        self.skipped = Counter[SkipReason]() if get_worker_info() is None else skips.take_news()
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self.samples)
@@ -175,7 +186,7 @@ class TrainStream(IterableDataset[SampleBatch]):
             # after counting, so that a resumed stream need not decode what it passes over; a batch may become smaller
             batch = viewable(itertools.islice(samples, self.batch_size), self.skips)
             if batch:
-                yield SampleBatch(batch)
+                yield SampleBatch(batch, self.skips)
 
     def _samples(self, part: int, parts: int) -> Iterator[Sample]:
         """The samples of one part, epoch after epoch."""
@@ -279,7 +290,7 @@ class ValidationStream(IterableDataset[SampleBatch]):
             if not of_all_ranks:
                 return
             if number % workers == worker:
-                yield SampleBatch(viewable(of_all_ranks[self.rank :: self.world_size], self.skips))
+                yield SampleBatch(viewable(of_all_ranks[self.rank :: self.world_size], self.skips), self.skips)
 
 
 def _this_worker() -> tuple[int, int]:

@@ -92,7 +92,7 @@ class Environment:
         self._tool = tool
         self._limits = limits
 
-    def step(self, text: str, *, closed: bool, truncated: bool) -> Observation | None:
+    def step(self, text: str, *, closed: bool, truncated: bool, spent: bool = False) -> Observation | None:
         """Play one turn.
 
         A failed call brings a text back and costs a turn, not a crop. A truncated turn is not read, even if it holds a
@@ -102,6 +102,7 @@ class Environment:
             text: what the policy wrote in this turn, without the stop token.
             closed: whether the turn ended in the stop token (not in an end text such as ``</tool_call>``).
             truncated: whether a token limit cut the turn off.
+            spent: whether the episode has no tokens left. A call is then not carried out: nobody would see its crop.
 
         Returns:
             What the policy sees next; None if the episode has ended.
@@ -114,7 +115,7 @@ class Environment:
             raise RuntimeError(f"The episode of sample {key} has ended ({reason}): take no more steps.")
         action = None if truncated else self._protocol.parse(text)
         if isinstance(action, CropCall | BadCall):
-            limit = self._reached_limit()
+            limit = StopReason.MAX_TOKENS if spent else self._reached_limit()
             if limit is None:
                 return self._answer_call(text, action, closed=closed)
             reason = limit

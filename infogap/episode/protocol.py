@@ -54,6 +54,8 @@ class ProtocolConfig:
 
     Attributes:
         frame: frame of the policy's boxes. Default: pixels of the view, which Qwen2.5-VL was trained to write.
+        coordinate_step: boxes that are written for the policy are rounded outwards to multiples of this. Default 1;
+            larger for a policy that was taught a coarser grid, such as the small one.
         tool_system_prompt: system text with the tool. ``{tools}``: JSON schema; ``{frame}``: what coordinates mean;
             ``{think}``: whether a turn must or may begin with reasoning.
         direct_system_prompt: system text without the tool. ``{think}`` as above.
@@ -76,6 +78,7 @@ class ProtocolConfig:
     """
 
     frame: Frame = Frame.VIEW_PIXELS
+    coordinate_step: int = 1
     tool_system_prompt: str = texts.TOOL_SYSTEM_PROMPT
     direct_system_prompt: str = texts.DIRECT_SYSTEM_PROMPT
     question_template: str = "{question}"
@@ -89,6 +92,11 @@ class ProtocolConfig:
 
     def __post_init__(self) -> None:
         """Check every text."""
+        if not isinstance(self.frame, Frame):
+            raise ValueError(f"frame is {self.frame!r}, of no type Frame: give Frame.RELATIVE_1000 or another of them.")
+        step = self.coordinate_step
+        if step < 1 or (step > 1 and self.frame is Frame.RELATIVE):
+            raise ValueError(f"coordinate_step is {step}: give at least 1, and 1 for the frame RELATIVE.")
         for name in texts.ALLOWED_PLACEHOLDERS:
             texts.check_text(name, getattr(self, name))
         if "" in self.turn_end_texts:
@@ -206,15 +214,15 @@ class Protocol:
     def call_text(self, box: FramedBox) -> str:
         """Text of a call, as the policy should write it.
 
-        Coordinates are rounded outwards, to whole units (frame 0-1: to 4 decimals), so that the written box covers
-        ``box`` and is never empty.
+        Coordinates are rounded outwards, to multiples of ``coordinate_step`` (frame 0-1: to 4 decimals), so that the
+        written box covers ``box`` and is never empty.
 
         Raises:
             ValueError: if the box is in another frame than the protocol's.
         """
         if box.frame is not self.config.frame:
             raise ValueError(f"{box} is not in the protocol's frame {self.config.frame.value}: convert it first.")
-        call = {"name": TOOL_NAME, "arguments": {"bbox_2d": texts.written(box)}}
+        call = {"name": TOOL_NAME, "arguments": {"bbox_2d": texts.written(box, self.config.coordinate_step)}}
         return f"<tool_call>{json.dumps(call)}</tool_call>"
 
     def answer_text(self, answer: str) -> str:

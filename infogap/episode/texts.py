@@ -153,10 +153,10 @@ def tool_schema(frame: Frame) -> str:
     return json.dumps({"type": "function", "function": function})
 
 
-def written(box: FramedBox) -> list[float]:
-    """Coordinates as they are written: rounded outwards to whole units, in the frame 0-1 to 4 decimals."""
-    steps = 10_000 if box.frame is Frame.RELATIVE else 1
+def written(box: FramedBox, step: int = 1) -> list[float]:
+    """Coordinates as they are written: rounded outwards to multiples of ``step``, in the frame 0-1 to 4 decimals."""
+    parts = 10_000 if box.frame is Frame.RELATIVE else 1
     # The inner rounding keeps 250.0000000001, which is 250 after a change of frames, from becoming 251.
-    low = [math.floor(round(value * steps, 6)) for value in (box.x1, box.y1)]
-    high = [math.ceil(round(value * steps, 6)) for value in (box.x2, box.y2)]
-    return [value / steps if steps > 1 else value for value in (*low, *high)]
+    low = [math.floor(round(value * parts / step, 6)) * step for value in (box.x1, box.y1)]
+    high = [math.ceil(round(value * parts / step, 6)) * step for value in (box.x2, box.y2)]
+    return [value / parts if parts > 1 else value for value in (*low, *high)]

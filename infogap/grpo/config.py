@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 from infogap.grpo.advantages import Aggregation, ScaleRewards, check_scaling
 from infogap.grpo.losses import LossConfig
+
+Schedule = Literal["constant", "linear"]
 
 
 @dataclass
@@ -48,6 +52,8 @@ class OptimConfig:
         betas: decay of the moments.
         weight_decay: decoupled weight decay. Not published.
         warmup_updates: updates over which the rate rises from 0.
+        schedule: after that the rate stays ("constant", our reading of LFPC section 5, which gives one number), or
+            falls evenly and would be 0 one update after the run's last ("linear").
         max_grad_norm: gradients are scaled down to this norm.
     """
 
@@ -56,6 +62,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup_updates: int = 0
+    schedule: Schedule = "constant"
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
@@ -64,3 +71,19 @@ class OptimConfig:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"optim.{name} is {value}: give a positive number.")
+        if self.warmup_updates < 0:
+            raise ValueError(f"optim.warmup_updates is {self.warmup_updates}: give 0 or more.")
+        if self.schedule not in get_args(Schedule):
+            raise ValueError(f"optim.schedule is {self.schedule!r}: use one of {', '.join(get_args(Schedule))}.")
+
+    def factor(self, update: int, total: float) -> float:
+        """What the rate is multiplied by in an update.
+
+        Args:
+            update: the update, counted from 0.
+            total: updates of the whole run; infinite if it has no end, and then nothing falls.
+        """
+        rise = min(1.0, (update + 1) / self.warmup_updates) if self.warmup_updates else 1.0
+        if self.schedule == "constant" or update < self.warmup_updates or math.isinf(total):
+            return rise
+        return max(0.0, (total - update) / max(1.0, total - self.warmup_updates))

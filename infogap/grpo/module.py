@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,9 +21,23 @@ from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import BatchTotals
 from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
 from infogap.grpo.update import TrainingRow, ground_truth_call, local_totals, row_loss, training_rows
-from infogap.policy.model import Policy, PolicyConfig, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, load_policy, load_weights
+from infogap.policy.model import Policy
 from infogap.policy.reference import Reference
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
+
+
+def refuse_several_processes(world_size: int) -> None:
+    """Several processes make unequal numbers of backward passes, and would wait for each other for ever.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    if world_size > 1:
+        raise ValueError(
+            f"Training was started on {world_size} processes, which this version cannot do: set trainer.devices and "
+            "trainer.num_nodes to 1."
+        )
 
 
 class GRPOModule(LightningModule):
@@ -78,6 +93,10 @@ class GRPOModule(LightningModule):
         self._reference: Reference | None = None
         self._times: dict[str, float] = {}
         self._validation = Sums()
+
+    def setup(self, stage: str) -> None:
+        """See ``refuse_several_processes``."""
+        refuse_several_processes(self.trainer.world_size)
 
     def configure_model(self) -> None:
         """Load the policy once, and the reference if the KL term needs one."""
@@ -159,7 +178,18 @@ class GRPOModule(LightningModule):
         """Sums a tensor over ranks, wherever it lives."""
         if self.trainer.world_size == 1:
             return None
-        return lambda tensor: self.trainer.strategy.reduce(tensor.to(self.device), reduce_op="sum").to(tensor.device)
+        # a copy, since gloo sums in place
+        return lambda local: self.trainer.strategy.reduce(local.to(self.device, copy=True), reduce_op="sum").to(
+            local.device
+        )
+
+    @property
+    def _total_updates(self) -> float:
+        """Updates of the whole run; infinite without a limit. Lightning's own estimate knows one update a batch."""
+        trainer = self.trainer
+        epochs = math.inf if trainer.max_epochs in (None, -1) else float(trainer.max_epochs or 0)
+        updates = trainer.num_training_batches * epochs * self.algorithm.updates_per_rollout
+        return updates if trainer.max_steps == -1 else min(updates, trainer.max_steps)
 
     @contextmanager
     def _timed(self, phase: str) -> Iterator[None]:
@@ -210,7 +240,7 @@ class GRPOModule(LightningModule):
 
     def _step(self, optimizer: Any, sums: Sums) -> None:
         config = self.optim_config
-        factor = min(1.0, (self.update_step + 1) / config.warmup_updates) if config.warmup_updates else 1.0
+        factor = config.factor(self.update_step, self._total_updates)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
         norm = torch.nn.utils.clip_grad_norm_(

@@ -152,8 +152,9 @@ def row_loss(
     for name, key in _TOKEN_METRICS.items():
         sums.add_ratio(name, metrics[key], metrics["tokens"])
     sums.add_ratio("policy/entropy", float(scores.entropy[mask].sum()), metrics["tokens"])
-    drift = (scores.logprobs.detach() - row.rollout_logprobs.to(device))[mask].abs()
-    sums.add_ratio("policy/sampler_gap", float(drift.sum()), metrics["tokens"])
+    played = scores.logprobs.detach() if old_logprobs is None else old_logprobs  # by the policy that sampled
+    gap = (played - row.rollout_logprobs.to(device))[mask].abs()
+    sums.add_ratio("policy/sampler_gap", float(gap.sum()), metrics["tokens"])
     return loss
 
 

@@ -56,13 +56,15 @@ class SampledTurn:
         token_ids: what was sampled, the stop token included.
         text: the same as text, without the stop token.
         closed: whether it ended in the chat format's stop token.
-        truncated: whether it ended because no more tokens were allowed; so does a call that nothing can follow.
+        truncated: whether it was cut off because no more tokens were allowed.
+        spent: whether the episode has no tokens left, so that nothing can follow this turn, however it ended.
     """
 
     token_ids: tuple[int, ...]
     text: str
     closed: bool
     truncated: bool
+    spent: bool = False
 
 
 OnTurn = Callable[[int, SampledTurn], Chunk | None]
@@ -216,7 +218,7 @@ class Sampler:
             return None
         shown = slot.ids[:-1] if closed else slot.ids
         text = self.policy.tokenizer.decode(shown, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return SampledTurn(tuple(slot.ids), str(text), closed, (full and not (closed or ended)) or (spent and ended))
+        return SampledTurn(tuple(slot.ids), str(text), closed, full and not (closed or ended), spent)
 
     def _encode(self, episodes: list[int], chunks: list[Chunk]) -> Tensor:
         """Append chunks to their episodes; returns the hidden state of each one's last token, ``[B, width]``."""

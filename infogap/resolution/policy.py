@@ -12,12 +12,13 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from infogap.data.manifest import MANIFEST_NAME, ManifestHeader, load_manifest
+from infogap.data.manifest import MANIFEST_NAME, ManifestHeader, load_header, load_manifest
 from infogap.data.sample import Sample
 from infogap.data.shards import find_shards
 from infogap.data.skips import SkipLog
 from infogap.episode.protocol import Protocol
-from infogap.policy.model import Policy, PolicyConfig, load_policy
+from infogap.policy.loading import PolicyConfig, load_policy, load_weights
+from infogap.policy.model import Policy
 from infogap.resolution.report import SelectionReport
 from infogap.resolution.selection import ResolutionConfig, pending, select_resolutions
 from infogap.rollout import Rollout, RolloutConfig
@@ -66,26 +67,39 @@ class PolicyAnswerer:
         return [[episode.answer for episode in group.episodes] for groups in runs for group in groups]
 
 
-def fingerprint(folder: Path) -> str:
-    """Name of a policy's weights: SHA-256 over its ``config.json`` and its ``*.safetensors`` files, names and bytes.
+def fingerprint(source: Path) -> str:
+    """Name of a policy's weights: SHA-256 over its files, names and bytes.
+
+    Args:
+        source: a model folder, of which ``config.json`` and the ``*.safetensors`` files count, or a checkpoint.
 
     Raises:
         FileNotFoundError: if the folder lacks one of them.
     """
-    config, weights = folder / "config.json", sorted(folder.glob("*.safetensors"))
+    if source.is_file():
+        return _digest([source])
+    config, weights = source / "config.json", sorted(source.glob("*.safetensors"))
     if not config.is_file() or not weights:
         raise FileNotFoundError(
-            f"The folder {str(folder)!r} has no config.json or no *.safetensors: give the folder of a saved policy."
+            f"The folder {str(source)!r} has no config.json or no *.safetensors: give the folder of a saved policy."
         )
+    return _digest([config, *weights])
+
+
+def _digest(paths: Sequence[Path]) -> str:
     digest = hashlib.sha256()
-    for path in (config, *weights):
+    for path in paths:
         with path.open("rb") as file:
             digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
     return f"sha256:{digest.hexdigest()}"
 
 
 def make_header(
-    policy: PolicyConfig, protocol: Protocol, rollout: RolloutConfig, config: ResolutionConfig
+    policy: PolicyConfig,
+    protocol: Protocol,
+    rollout: RolloutConfig,
+    config: ResolutionConfig,
+    init_from: Path | None = None,
 ) -> ManifestHeader:
     """Everything that the results depend on besides the samples; results of other headers are not mixed in."""
     prompt = protocol.prompt("question", ("first", "second"), tool=False)
@@ -99,7 +113,7 @@ def make_header(
     }
     if config.samples > 1:
         details |= {"temperature": config.temperature, "top_p": rollout.sampling.top_p, "seed": config.seed}
-    return ManifestHeader(fingerprint(policy.folder), config.ladder, details)
+    return ManifestHeader(fingerprint(init_from or policy.folder), config.ladder, details)
 
 
 def select_with_policy(
@@ -109,16 +123,20 @@ def select_with_policy(
     rollout: RolloutConfig,
     config: ResolutionConfig,
     manifest: Path | None = None,
+    init_from: Path | None = None,
+    strict: bool = False,
 ) -> SelectionReport:
     """Load a policy and select the views of all samples that have no result yet.
 
     Args:
         root: the samples: a folder of shards, a glob pattern or a file.
-        policy: the policy that will be trained. It answers without adapters, which are nothing yet before training.
+        policy: the policy that will be trained.
         protocol: its texts.
         rollout: least view and token limits; the rest follows from ``config``.
         config: how views are selected.
         manifest: where results go; None for ``resolution.jsonl`` beside the shards, where training looks for it.
+        init_from: weights that training will start from instead of the policy's own: a checkpoint or a model folder.
+        strict: raise the first faulty sample instead of leaving it out.
 
     Raises:
         FileNotFoundError: if there are no shards, or no policy.
@@ -127,11 +145,15 @@ def select_with_policy(
     """
     shards = find_shards(root)
     path = manifest or shards[0].parent / MANIFEST_NAME
-    header = make_header(policy, protocol, rollout, config)
-    bare = replace(policy, lora=None, gradient_checkpointing=False)
-    loaded = load_policy(bare, protocol.config.turn_end_texts).to("cuda" if torch.cuda.is_available() else "cpu")
-    logger.info("%s answers from the views of %d shards; results go to %s.", policy.path, len(shards), path)
-    return select_resolutions(shards, PolicyAnswerer(loaded, protocol, rollout, config), config, path, header)
+    header = make_header(policy, protocol, rollout, config, init_from)
+    loaded = load_policy(replace(policy, gradient_checkpointing=False), protocol.config.turn_end_texts)
+    if init_from is not None:
+        load_weights(loaded, init_from)
+    loaded.to("cuda" if torch.cuda.is_available() else "cpu")
+    source = init_from or policy.path
+    logger.info("%s answers from the views of %d shards; results go to %s.", source, len(shards), path)
+    answerer = PolicyAnswerer(loaded, protocol, rollout, config)
+    return select_resolutions(shards, answerer, config, path, header, SkipLog(strict=strict))
 
 
 def ensure_manifest(
@@ -141,6 +163,8 @@ def ensure_manifest(
     rollout: RolloutConfig,
     config: ResolutionConfig,
     manifest: Path | None = None,
+    init_from: Path | None = None,
+    strict: bool = False,
 ) -> None:
     """Make or finish the manifest of some shards, unless every sample has a result, whatever policy that is from.
 
@@ -148,12 +172,12 @@ def ensure_manifest(
     manifest must be on a disk that all of them see. Arguments and errors as in `select_with_policy`.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
-        _finish(root, policy, protocol, rollout, config, manifest)
+        _finish(root, policy, protocol, rollout, config, manifest, init_from, strict)
         return
     # the default group's patience is minutes: selection may take hours
     group = distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
     if distributed.get_rank() == 0:
-        _finish(root, policy, protocol, rollout, config, manifest)
+        _finish(root, policy, protocol, rollout, config, manifest, init_from, strict)
     distributed.barrier(group=group)
     distributed.destroy_process_group(group)
 
@@ -165,13 +189,29 @@ def _finish(
     rollout: RolloutConfig,
     config: ResolutionConfig,
     manifest: Path | None,
+    init_from: Path | None,
+    strict: bool,
 ) -> None:
     shards = find_shards(root)
     path = manifest or shards[0].parent / MANIFEST_NAME
     found = load_manifest(path) if path.exists() else {}
-    if found and next(pending(shards, found, config, SkipLog()), None) is None:
+    if found and next(pending(shards, found, config, SkipLog(strict=strict)), None) is None:
         logger.info("The resolution manifest %s is complete: %d samples.", path, len(found))
+        _warn_of_other_settings(path, make_header(policy, protocol, rollout, config, init_from))
         return
     logger.info("The resolution manifest %s has %d results and is not complete: selecting the rest.", path, len(found))
-    report = select_with_policy(root, policy, protocol, rollout, config, path)
+    report = select_with_policy(root, policy, protocol, rollout, config, path, init_from, strict)
     logger.info("The resolution manifest %s is complete:\n%s", path, report.render())
+
+
+def _warn_of_other_settings(path: Path, wanted: ManifestHeader) -> None:
+    """Say that a complete manifest was made with another ladder or another way of answering.
+
+    That another policy made it is as it should be: stage 2 and the control train on the views of stage 1.
+    """
+    found = load_header(path)
+    ours, theirs = ({"ladder": h.ladder, **h.details} for h in (wanted, found))
+    names = [name for name in ours if name in theirs and theirs[name] != ours[name]]
+    changed = [f"{name} {theirs[name]} instead of {ours[name]}" for name in names]
+    if changed:
+        logger.warning("%s was made with %s, and is used as it is: remove it to select anew.", path, ", ".join(changed))

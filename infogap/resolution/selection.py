@@ -114,16 +114,22 @@ def majority(answers: Sequence[str | None], options: Sequence[str]) -> str | Non
 
 
 def select_resolutions(
-    shards: Sequence[Path], answerer: Answerer, config: ResolutionConfig, manifest_path: Path, header: ManifestHeader
+    shards: Sequence[Path],
+    answerer: Answerer,
+    config: ResolutionConfig,
+    manifest_path: Path,
+    header: ManifestHeader,
+    skips: SkipLog | None = None,
 ) -> SelectionReport:
     """Select the view of every sample that is not in the manifest yet.
 
     Args:
-        shards: the samples. Faulty ones are left out and counted.
+        shards: the samples.
         answerer: who answers.
         config: how views are selected.
         manifest_path: where results are appended, in the order of the shards.
         header: what they are made with.
+        skips: counts faulty samples, which are left out, or raises the first if it is strict; None counts them.
 
     Returns:
         Counts over the whole manifest.
@@ -131,7 +137,7 @@ def select_resolutions(
     Raises:
         ValueError: if the manifest was made with something else.
     """
-    skips = SkipLog()
+    skips = skips or SkipLog()
     with ManifestWriter(manifest_path, header) as writer:
         progress = Progress(len(writer.entries), indexed_count(shards))
         samples = pending(shards, writer.entries, config, skips)
