@@ -23,7 +23,7 @@ from infogap.data.sample import Sample
 from infogap.data.shards import find_shards, write_shards
 from infogap.evaluation.arms import run_arm, summarise
 from infogap.geometry import Box, iou
-from infogap.policy.model import NEEDLE_POLICY, PolicyConfig, load_policy
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
 from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
 
@@ -65,6 +65,10 @@ def measure(folder: Path, count: int, seed: int) -> dict[str, float]:
         "box_on_asked_sign": fmean(calls),
         "answer_at_full_view": greedy(config, samples, direct=True)["accuracy"],
         "direct_answer_at_selected_view": greedy(small, selected, direct=True)["accuracy"],
+        # the greedy answer is wrong there by the view's definition; a sampled one need not be
+        "direct_answer_at_selected_view_sampled": summarise(
+            run_arm(Rollout(policy, protocol, replace(small, group_size=1), direct=True), selected)
+        )["accuracy"],
         "tool_call_rate": fmean(bool(e.crops) for e in episodes),
         **{f"scenes_{status}": statuses.count(status) / len(statuses) for status in sorted(set(statuses))},
     }

@@ -32,7 +32,8 @@ MAX_READABLE_CELL = 60
 """Pixels of the canvas a cell may cover for its digit to be taught: twice the native 28."""
 MAX_CANVASES = 1500
 """Scenes whose whole canvas is shown to the language model: their 256 tokens take most of the time to encode."""
-VIEW_SIDES = (112, 140, 224)
+VIEW_SIDES = (112, 140, 224, 308)
+"""Sides of a canvas at the ladder's levels: 16, 32, 64 and 128 visual tokens."""
 STEP = 20
 """Boxes are taught in steps of 20 of 1000, each of which is one token of the vocabulary."""
 
@@ -240,7 +241,7 @@ class Teacher:
 
     def look(self, batch: int) -> Lesson:
         """At any view: call with a loose box, or answer."""
-        side = (112, 112, 112, 140, 140, 224)[self.rng.integers(6)]
+        side = VIEW_SIDES[self.rng.integers(len(VIEW_SIDES))]
         scenes, signs = self._all_signs(batch)
         calls = [self._loose_call(sign) if self.rng.random() < 0.6 else None for sign in signs]
         images = [self._show(("view", (side, side)), scenes)]
@@ -271,9 +272,9 @@ class Teacher:
         return scenes, signs
 
     def _loose_call(self, asked: Sign) -> str:
-        """A call whose box is 1 to 2 times the panel a side and holds the sign anywhere inside."""
+        """A call whose box is 1.2 to 2.2 times the panel a side and holds the sign anywhere inside."""
         _, sign, panel = asked.boxes
-        side = panel.width * self.rng.uniform(1.0, 2.0)
+        side = panel.width * self.rng.uniform(1.2, 2.2)
         corners = []
         for low, high in ((sign.x1, sign.x2), (sign.y1, sign.y2)):
             slack = max(8.0, side * np.exp(self.rng.uniform(-0.15, 0.15)) - (high - low))

@@ -6,16 +6,19 @@
 
 Every stage is trained by its shipped config (configs/stage1.yaml, control.yaml, stage2.yaml) and measured with greedy
 episodes: the shipped policy, stage 1 and stage 2 at the selected view of each scene, the control at the full view that
-it was trained with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. A stage
-whose checkpoint is already in the output folder is not trained again.
+it was trained with. Arms replace what a crop call shows: the region asked for, the annotated sign, or noise. What is
+already in the output folder is neither trained nor measured again.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
+import os
 import platform
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -33,7 +36,8 @@ from infogap.data.skips import SkipLog
 from infogap.episode.protocol import Protocol
 from infogap.episode.tool import CropTool, GroundTruthCrop, NoiseCrop, OwnCrop
 from infogap.evaluation.arms import run_arm, summarise
-from infogap.policy.model import Policy, PolicyConfig, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, load_policy, load_weights
+from infogap.policy.model import Policy
 from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import CropConfig, EpisodeLimits, Rollout, RolloutConfig, ViewConfig
 
@@ -88,18 +92,18 @@ def measure(policy: Policy, protocol: Protocol, samples: list[Sample], view: Vie
 
 
 def train(stage: str, seed: int, folder: Path, steps: int | None) -> tuple[Path, float]:
-    """Train a stage by its config; returns its checkpoint and the seconds that it took."""
-    out = folder / f"seed{seed}" / stage
+    """Train a stage by its config, on scenes of the seed's own; returns its checkpoint and the seconds that it took."""
+    out = folder / stage
     checkpoint = out / "checkpoints" / "last.ckpt"
     if checkpoint.exists():
         return checkpoint, json.loads((out / "seconds.json").read_text())
-    arguments = ["fit", f"--config={ROOT}/configs/{stage}.yaml", f"--model.seed={seed}", f"--data.seed={seed}"]
-    arguments += [f"--seed_everything={seed}", f"--data.root={folder}/train", f"--data.val_root={folder}/val"]
-    arguments += [f"--trainer.logger.init_args.save_dir={out.parent}"]
+    arguments = ["fit", f"--config={ROOT}/configs/{stage}.yaml", f"--seed_everything={seed}"]
+    arguments += [f"--data.root={folder}/train", f"--data.val_root={folder}/val"]
+    arguments += [f"--data.needle.seed={2 * seed}", f"--trainer.logger.init_args.save_dir={folder}"]
     if steps is not None:
         arguments += [f"--trainer.limit_train_batches={steps}", f"--trainer.val_check_interval={steps}"]
     if stage == "stage2":
-        arguments += [f"--model.init_from={out.parent}/stage1/checkpoints/last.ckpt"]
+        arguments += [f"--model.init_from={folder}/stage1/checkpoints/last.ckpt"]
     started = time.perf_counter()
     main(arguments)
     seconds = time.perf_counter() - started
@@ -107,30 +111,46 @@ def train(stage: str, seed: int, folder: Path, steps: int | None) -> tuple[Path,
     return checkpoint, seconds
 
 
+def run_seed(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """The numbers of every stage of one seed. What its folder already holds is not done again."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
+    folder = args.out / f"seed{seed}"
+    protocol = needle_protocol()
+    samples = held_out(args.out / f"heldout{args.scenes_seed}", args.scenes_seed, args.scenes, protocol)
+    policy = load_policy(PolicyConfig(), protocol.config.turn_end_texts)
+    results: dict[str, dict[str, float]] = {}
+    for stage in STAGES:
+        checkpoint, seconds = train(stage, seed, folder, 4 if args.quick else None)
+        measured = folder / stage / f"measured_{args.scenes_seed}_{args.scenes}.json"
+        if not measured.exists():
+            load_weights(policy, checkpoint)
+            numbers = measure(policy, protocol, samples, FULL if stage == "control" else SELECTED)
+            measured.write_text(json.dumps({**numbers, "seconds": seconds}, indent=2) + "\n")
+        results[stage] = json.loads(measured.read_text())
+        shown = " ".join(f"{name} {value:.3f}" for name, value in results[stage].items())
+        print(f"seed {seed} {stage}: {shown}", flush=True)
+    return results
+
+
 def reproduce(args: argparse.Namespace) -> dict[str, Any]:
-    """Train and measure everything; the results are written after every stage."""
-    protocol, steps = needle_protocol(), 4 if args.quick else None
+    """Train and measure everything, ``args.jobs`` seeds at a time, each in a process of its own."""
+    protocol = needle_protocol()
     samples = held_out(args.out / f"heldout{args.scenes_seed}", args.scenes_seed, args.scenes, protocol)
     policy = load_policy(PolicyConfig(), protocol.config.turn_end_texts)
     report: dict[str, Any] = {
         "scenes_seed": args.scenes_seed,
         "scenes": args.scenes,
         "scenes_with_a_selected_view": len(samples),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}",
+        "seeds_at_a_time": args.jobs,
         "shipped": measure(policy, protocol, samples, SELECTED),
-        "seeds": {},
     }
-    for seed in range(1 if args.quick else args.seeds):
-        for stage in STAGES:
-            checkpoint, seconds = train(stage, seed, args.out, steps)
-            load_weights(policy, checkpoint)
-            numbers = measure(policy, protocol, samples, FULL if stage == "control" else SELECTED)
-            report["seeds"].setdefault(str(seed), {})[stage] = {**numbers, "seconds": seconds}
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            args.json.write_text(json.dumps(report, indent=2) + "\n")
-            print(
-                seed, stage, {name: round(value, 3) for name, value in numbers.items()}, f"{seconds:.0f} s", flush=True
-            )
+    seeds = args.seeds[:1] if args.quick else args.seeds
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as processes:
+        results = list(processes.map(run_seed, seeds, [args] * len(seeds)))
+    report["seeds"] = {str(seed): result for seed, result in zip(seeds, results, strict=True)}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(report, indent=2) + "\n")
     return report
 
 
@@ -153,10 +173,11 @@ def table(report: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of scenes and training")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds that run side by side, sharing the cores")
     parser.add_argument("--scenes", type=int, default=256, help="held-out scenes")
     parser.add_argument(
-        "--scenes-seed", type=int, default=1001, help="series of the held-out scenes; training uses 0 and 1"
+        "--scenes-seed", type=int, default=1001, help="series of the held-out scenes; training uses 0 to 2 * seed + 1"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/needle"), help="folder for shards, checkpoints and logs")
     parser.add_argument("--json", type=Path, default=ROOT / "docs/results/needle.json", help="where the numbers go")

@@ -17,7 +17,7 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from infogap.episode.protocol import Protocol, ProtocolConfig
-from infogap.policy.model import PolicyConfig
+from infogap.policy.loading import PolicyConfig
 from infogap.resolution import ResolutionConfig, select_with_policy
 from infogap.rollout import RolloutConfig
 

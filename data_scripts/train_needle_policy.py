@@ -159,7 +159,8 @@ def stack_images(images: list[np.ndarray], patchifier: Patchifier) -> tuple[Tens
 
 def lessons(teacher: Teacher, batch: int, progress: float) -> list[tuple[str, Lesson]]:
     """Name and batch of each lesson of one step: crops and pointing first, then views that can be read."""
-    made = [("read_crop", teacher.read_crop(batch // 2)), ("look", teacher.look(batch))]
+    made = [("read_crop", teacher.read_crop(batch // 2))]
+    made += [("look", teacher.look(batch)) for _ in range(2)]  # of two sizes of view, as a rule
     if progress > 0.2:
         side = VIEW_SIDES[teacher.rng.integers(len(VIEW_SIDES))]
         made.append((f"read_{side}", teacher.read_view(batch // 4, side)))
