@@ -143,8 +143,8 @@ def render_bank(scenes: int, seed: int, workers: int) -> Bank:
                 bank.views[side] += views
             for size, windows in part.windows.items():
                 bank.windows[size] += windows
-    # shapes too rare to fill a batch are left out
-    bank.windows = {size: windows for size, windows in bank.windows.items() if len(windows) >= 200}
+    # rare shapes are left out: each would need batches of its own
+    bank.windows = {size: windows for size, windows in bank.windows.items() if len(windows) >= scenes // 30}
     return bank
 
 
@@ -272,9 +272,9 @@ class Teacher:
         return scenes, signs
 
     def _loose_call(self, asked: Sign) -> str:
-        """A call whose box is 1.2 to 2.2 times the panel a side and holds the sign anywhere inside."""
+        """A call whose box is 1.6 to 2.6 times the panel a side and holds the sign anywhere inside."""
         _, sign, panel = asked.boxes
-        side = panel.width * self.rng.uniform(1.2, 2.2)
+        side = panel.width * self.rng.uniform(1.6, 2.6)
         corners = []
         for low, high in ((sign.x1, sign.x2), (sign.y1, sign.y2)):
             slack = max(8.0, side * np.exp(self.rng.uniform(-0.15, 0.15)) - (high - low))

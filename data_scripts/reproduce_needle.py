@@ -25,6 +25,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+import yaml
 from needle_model import needle_protocol
 
 from infogap.cli import main
@@ -42,10 +43,11 @@ from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import CropConfig, EpisodeLimits, Rollout, RolloutConfig, ViewConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-CROP = CropConfig(max_tokens=16, min_tokens=4)
-LIMITS = EpisodeLimits(max_turns=2, max_crops=1, max_turn_tokens=24, max_episode_tokens=40)
+STAGE1: dict[str, Any] = yaml.safe_load((ROOT / "configs/stage1.yaml").read_text())
+CROP = CropConfig(**STAGE1["model"]["rollout"]["crop"])
+LIMITS = EpisodeLimits(**STAGE1["model"]["rollout"]["limits"])
+LADDER = tuple(STAGE1["resolution"]["ladder"])
 SELECTED, FULL = ViewConfig("selected"), ViewConfig("budget", 1024)
-LADDER = (128, 64, 32, 16)
 STAGES = ("stage1", "control", "stage2")
 
 
@@ -71,11 +73,15 @@ def measure(policy: Policy, protocol: Protocol, samples: list[Sample], view: Vie
         config = RolloutConfig(view=shown, crop=CROP, limits=LIMITS).greedy()
         return summarise(run_arm(Rollout(policy, protocol, config, tool, direct=direct), samples))
 
+    # for the policy that selected the views, a greedy direct answer is wrong by their definition; a sampled one is not
+    drawn = RolloutConfig(group_size=1, view=SELECTED, crop=CROP, limits=LIMITS)
+    sampled = summarise(run_arm(Rollout(policy, protocol, drawn, direct=True), samples))
     own, full = play(view, OwnCrop(*sizes)), play(FULL)
     noise, truth = play(view, NoiseCrop(*sizes)), play(view, GroundTruthCrop(*sizes))
     return {
         "accuracy_selected_view": play(SELECTED)["accuracy"] if view is not SELECTED else own["accuracy"],
         "accuracy_direct_selected_view": play(SELECTED, direct=True)["accuracy"],
+        "accuracy_direct_sampled_selected_view": sampled["accuracy"],
         "accuracy_full_view": full["accuracy"],
         "accuracy_direct_full_view": play(FULL, direct=True)["accuracy"],
         "tool_rate": own["tool_rate"],
@@ -91,7 +97,7 @@ def measure(policy: Policy, protocol: Protocol, samples: list[Sample], view: Vie
     }
 
 
-def train(stage: str, seed: int, folder: Path, steps: int | None) -> tuple[Path, float]:
+def train(stage: str, seed: int, folder: Path, *, quick: bool) -> tuple[Path, float]:
     """Train a stage by its config, on scenes of the seed's own; returns its checkpoint and the seconds that it took."""
     out = folder / stage
     checkpoint = out / "checkpoints" / "last.ckpt"
@@ -100,10 +106,11 @@ def train(stage: str, seed: int, folder: Path, steps: int | None) -> tuple[Path,
     arguments = ["fit", f"--config={ROOT}/configs/{stage}.yaml", f"--seed_everything={seed}"]
     arguments += [f"--data.root={folder}/train", f"--data.val_root={folder}/val"]
     arguments += [f"--data.needle.seed={2 * seed}", f"--trainer.logger.init_args.save_dir={folder}"]
-    if steps is not None:
-        arguments += [f"--trainer.limit_train_batches={steps}", f"--trainer.val_check_interval={steps}"]
     if stage == "stage2":
         arguments += [f"--model.init_from={folder}/stage1/checkpoints/last.ckpt"]
+    if quick:
+        arguments += ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=0", "--data.needle.count=48"]
+        arguments += ["--data.limit=16"] if stage == "stage2" else []
     started = time.perf_counter()
     main(arguments)
     seconds = time.perf_counter() - started
@@ -116,11 +123,11 @@ def run_seed(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // args.jobs))
     folder = args.out / f"seed{seed}"
     protocol = needle_protocol()
-    samples = held_out(args.out / f"heldout{args.scenes_seed}", args.scenes_seed, args.scenes, protocol)
+    samples = held_out(args.out / f"heldout{args.scenes_seed}_{args.scenes}", args.scenes_seed, args.scenes, protocol)
     policy = load_policy(PolicyConfig(), protocol.config.turn_end_texts)
     results: dict[str, dict[str, float]] = {}
     for stage in STAGES:
-        checkpoint, seconds = train(stage, seed, folder, 4 if args.quick else None)
+        checkpoint, seconds = train(stage, seed, folder, quick=args.quick)
         measured = folder / stage / f"measured_{args.scenes_seed}_{args.scenes}.json"
         if not measured.exists():
             load_weights(policy, checkpoint)
@@ -135,7 +142,7 @@ def run_seed(seed: int, args: argparse.Namespace) -> dict[str, dict[str, float]]
 def reproduce(args: argparse.Namespace) -> dict[str, Any]:
     """Train and measure everything, ``args.jobs`` seeds at a time, each in a process of its own."""
     protocol = needle_protocol()
-    samples = held_out(args.out / f"heldout{args.scenes_seed}", args.scenes_seed, args.scenes, protocol)
+    samples = held_out(args.out / f"heldout{args.scenes_seed}_{args.scenes}", args.scenes_seed, args.scenes, protocol)
     policy = load_policy(PolicyConfig(), protocol.config.turn_end_texts)
     report: dict[str, Any] = {
         "scenes_seed": args.scenes_seed,
@@ -154,21 +161,49 @@ def reproduce(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+ROWS = {
+    "accuracy_selected_view": "accuracy at the selected view",
+    "accuracy_direct_selected_view": "the same, answering directly",
+    "accuracy_full_view": "accuracy at the full view",
+    "tool_rate": "tool-call rate",
+    "accuracy_own_crop": "accuracy with its own crop",
+    "accuracy_gt_crop": "with the ground-truth crop",
+    "accuracy_noise_crop": "with a noise crop",
+    "crop_dependence": "crop dependence (own minus noise)",
+    "crop_area_ratio": "crop area over image area",
+    "mean_iou": "mean best IoU",
+    "coverage_above_tau": "coverage of B_1 above 0.9",
+    "visual_tokens": "visual tokens a question",
+    "seconds": "seconds of training",
+}
+MARKS = ("<!-- made by data_scripts/reproduce_needle.py -->\n", "<!-- end of what it made -->\n")
+
+
 def table(report: dict[str, Any]) -> str:
     """Mean and range over seeds, as a Markdown table."""
 
+    def shown(name: str, value: float) -> str:
+        if name in ("visual_tokens", "seconds"):
+            return f"{value:.0f}"
+        return f"{value:.3f}" if name == "mean_iou" else f"{100 * value:.1f}"
+
     def cell(stage: str, name: str) -> str:
         if stage == "shipped":
-            return f"{report['shipped'][name]:.3f}" if name in report["shipped"] else ""
-        values = [seed[stage][name] for seed in report["seeds"].values() if stage in seed]
-        digits = 0 if name == "seconds" else 3
-        return f"{fmean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})" if values else ""
+            return shown(name, report["shipped"][name]) if name in report["shipped"] else ""
+        values = [seed[stage][name] for seed in report["seeds"].values()]
+        return f"{shown(name, fmean(values))} ({shown(name, min(values))} to {shown(name, max(values))})"
 
-    columns = ("shipped", *STAGES)
-    names = [*report["shipped"], "seconds"]
-    lines = ["| | shipped policy | stage 1 | control (full view) | stage 2 |", "|---|---|---|---|---|"]
-    lines += [f"| `{name}` | " + " | ".join(cell(stage, name) for stage in columns) + " |" for name in names]
+    lines = ["| | shipped policy | stage 1 | control | stage 2 |", "|---|---|---|---|---|"]
+    for name, label in ROWS.items():
+        unit = "" if name in ("visual_tokens", "seconds", "mean_iou") else ", %"
+        lines.append(f"| {label}{unit} | " + " | ".join(cell(stage, name) for stage in ("shipped", *STAGES)) + " |")
     return "\n".join(lines)
+
+
+def put_into(page: str, text: str) -> str:
+    """A page with the text between the marks replaced."""
+    before, _, rest = page.partition(MARKS[0])
+    return f"{before}{MARKS[0]}{text}\n{MARKS[1]}{rest.partition(MARKS[1])[2]}"
 
 
 if __name__ == "__main__":
@@ -177,9 +212,14 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run side by side, sharing the cores")
     parser.add_argument("--scenes", type=int, default=256, help="held-out scenes")
     parser.add_argument(
-        "--scenes-seed", type=int, default=1001, help="series of the held-out scenes; training uses 0 to 2 * seed + 1"
+        "--scenes-seed", type=int, default=3001, help="series of the held-out scenes; training uses 0 to 2 * seed + 1"
     )
     parser.add_argument("--out", type=Path, default=Path("runs/needle"), help="folder for shards, checkpoints and logs")
     parser.add_argument("--json", type=Path, default=ROOT / "docs/results/needle.json", help="where the numbers go")
-    parser.add_argument("--quick", action="store_true", help="one seed and four steps a stage")
-    print(table(reproduce(parser.parse_args())))
+    parser.add_argument("--readme", type=Path, default=None, help="page whose table is replaced as well")
+    parser.add_argument("--quick", action="store_true", help="the first seed and four steps a stage")
+    arguments = parser.parse_args()
+    made = table(reproduce(arguments))
+    print(made)
+    if arguments.readme is not None:
+        arguments.readme.write_text(put_into(arguments.readme.read_text(), made))

@@ -91,6 +91,8 @@ def test_the_large_model_is_trained_in_the_published_setting() -> None:
     assert (data.prompts_per_step, model.rollout_config.group_size) == (256, 16)
     assert model.rollout_config.limits.max_episode_tokens == 2048
     assert (model.optim_config.lr, model.algorithm.loss.kl_coef) == (1e-6, 0.0)
+    assert (model.optim_config.schedule, model.optim_config.warmup_updates) == ("constant", 0)
+    assert model.algorithm.row_tokens == 16384
     assert cli.trainer.limit_train_batches == 80
     assert data.needle is None
     assert model.protocol.config.require_think

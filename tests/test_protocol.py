@@ -177,6 +177,20 @@ def test_no_observation_can_be_read_as_an_action(frame: Frame) -> None:
         assert not re.search("<(tool_call|answer)>", text)
 
 
+def test_written_boxes_are_rounded_outwards_to_the_step_of_the_policy() -> None:
+    """A number that is no token of the small policy's vocabulary is one that it has never written."""
+    protocol = Protocol(ProtocolConfig(frame=Frame.RELATIVE_1000, coordinate_step=20))
+    text = protocol.call_text(FramedBox(119, 140, 561, 780.0000000001, Frame.RELATIVE_1000))
+    assert '"bbox_2d": [100, 140, 580, 780]' in text
+    for frame, step in ((Frame.RELATIVE, 20), (Frame.VIEW_PIXELS, 0)):
+        with pytest.raises(
+            ValueError, match=f"coordinate_step is {step}: give at least 1, and"
+        ):
+            ProtocolConfig(frame=frame, coordinate_step=step)
+    with pytest.raises(ValueError, match=r"frame is 'relative', of no type Frame: give Frame\.RELATIVE_1000"):
+        ProtocolConfig(frame="relative")  # type: ignore[arg-type]
+
+
 def test_call_text_is_exact() -> None:
     protocol = Protocol(ProtocolConfig(frame=Frame.RELATIVE_1000))
     # 250.0000000001 is what a change of frames leaves of 250

@@ -1,0 +1,140 @@
+"""Every script under data_scripts/ runs, on a small scale, and the policy that ships can do what its card says."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, Qwen2_5_VLForConditionalGeneration
+
+from infogap.data.manifest import MANIFEST_NAME, load_manifest
+from infogap.data.needle import NeedleConfig, make_samples
+from infogap.data.shards import find_shards
+from infogap.geometry import FramedBox, Size
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig
+from infogap.resolution import ResolutionConfig
+from infogap.rollout import RolloutConfig
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "data_scripts"
+SCENES = NeedleConfig(sides=(224,), signs=(2, 2))
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:LightningCLI's args parameter is intended to run from within Python:UserWarning",
+)
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts can be imported, and leave torch as they found it."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_scenes_are_written_and_their_views_selected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from make_needle_shards import make
+    from needle_model import needle_protocol
+    from select_resolution import select_resolution
+
+    make(tmp_path, count=3, seed=4, scenes=SCENES)
+    assert len(find_shards(tmp_path)) == 1
+    ladder = ResolutionConfig(ladder=(32, 16))
+    select_resolution(str(tmp_path), PolicyConfig(), needle_protocol().config, RolloutConfig(), ladder)
+    assert len(load_manifest(tmp_path / MANIFEST_NAME)) == 3
+    assert "selected" in capsys.readouterr().out
+
+
+def test_the_shipped_policy_has_the_skills_of_its_card() -> None:
+    """The card's bounds, less what 80 scenes instead of 300 may miss them by."""
+    from measure_needle_policy import measure
+
+    found = measure(NEEDLE_POLICY, 80, 2001)
+    assert found["glyph_in_tight_crop"] >= 0.92
+    assert found["box_on_asked_sign"] >= 0.60
+    assert found["answer_at_full_view"] >= 0.85
+    assert found["direct_answer_at_selected_view"] <= 0.30
+    assert found["direct_answer_at_selected_view_sampled"] <= 0.30
+    assert 0.20 <= found["tool_call_rate"] <= 0.80
+
+
+def test_the_shipped_policy_is_an_ordinary_and_small_model_folder() -> None:
+    from needle_model import needle_protocol
+
+    assert sum(path.stat().st_size for path in NEEDLE_POLICY.iterdir()) < 8_000_000
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(NEEDLE_POLICY)
+    assert sum(weight.numel() for weight in model.parameters()) < 4_000_000
+    assert AutoImageProcessor.from_pretrained(NEEDLE_POLICY, use_fast=False).patch_size == 14
+    protocol = needle_protocol()
+    content = [{"type": "text", "text": "Why?"}, {"type": "image"}]
+    messages = [
+        {"role": "system", "content": protocol.config.tool_system_prompt},
+        {"role": "user", "content": content},
+    ]
+    rendered = AutoTokenizer.from_pretrained(NEEDLE_POLICY).apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True
+    )
+    assert rendered == protocol.prompt("Why?", (), tool=True)
+
+
+def test_the_shipped_policy_is_taught_calls_of_the_form_that_it_writes() -> None:
+    """The grounding loss must not teach numbers that the policy spells digit by digit."""
+    from needle_model import needle_protocol
+
+    tokenizer = AutoTokenizer.from_pretrained(NEEDLE_POLICY)
+    protocol = needle_protocol()
+    for sample in make_samples(NeedleConfig(), 5, 20):
+        for boxes in sample.evidence:
+            box = FramedBox.from_original(boxes[1], protocol.config.frame, Size(112, 112), sample.image.size)
+            numbers = re.search(r"\[(.*)\]", protocol.call_text(box))
+            assert numbers is not None
+            assert all(len(tokenizer.encode(number)) == 1 for number in numbers[1].split(", ") if number != "0")
+
+
+def test_a_small_policy_can_be_trained_from_scratch(tmp_path: Path) -> None:
+    import train_needle_policy
+
+    args = argparse.Namespace(
+        out=tmp_path, minutes=0.05, vision_minutes=[0.03, 0.03], begin_at=0.5, start_from=None, batch=8, scenes=40
+    )
+    vars(args).update(workers=1, lr=1e-3, width=64, layers=2, seed=0)
+    train_needle_policy.train(args)
+    report = json.loads((tmp_path / "training.json").read_text())
+    assert report["samples"]["look"] > 0
+    assert Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path).config.text_config.hidden_size == 64
+
+
+def test_the_table_of_the_readme_is_the_one_of_the_results() -> None:
+    from reproduce_needle import put_into, table
+
+    page = (SCRIPTS.parent / "README.md").read_text()
+    report = json.loads((SCRIPTS.parent / "docs/results/needle.json").read_text())
+    assert len(report["seeds"]) == 3
+    assert put_into(page, table(report)) == page
+
+
+def test_the_results_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every stage and every number, far too short to show anything, and nothing is done twice."""
+    import reproduce_needle
+
+    args = argparse.Namespace(
+        seeds=[3, 4], jobs=1, scenes=8, scenes_seed=77, out=tmp_path, json=tmp_path / "results.json", quick=True
+    )
+    report = reproduce_needle.reproduce(args)
+    assert json.loads(args.json.read_text()) == report
+    assert set(report["seeds"]) == {"3"}
+    needed = "accuracy_selected_view accuracy_direct_selected_view accuracy_full_view tool_rate accuracy_own_crop "
+    needed += "accuracy_gt_crop accuracy_noise_crop crop_area_ratio mean_iou coverage_above_tau seconds"
+    for stage in ("stage1", "control", "stage2"):
+        assert set(needed.split()) <= set(report["seeds"]["3"][stage])
+    assert "| accuracy at the selected view, % |" in reproduce_needle.table(report)
+    assert sys.path[0] == str(SCRIPTS)
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
+    assert reproduce_needle.reproduce(args)["seeds"] == report["seeds"]
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == weights
