@@ -1,8 +1,7 @@
-"""Write needle scenes as WebDataset shards.
+"""Write needle scenes as WebDataset shards, the default ones or larger ones with questions that need two crops.
 
 python data_scripts/make_needle_shards.py --folder data/needle/train --count 1024 --seed 0
-python data_scripts/make_needle_shards.py --folder data/needle/8k --count 16 --scenes.sides [8192] --scenes.question
-relation
+python data_scripts/make_needle_shards.py --folder data/8k --count 9 --scenes.sides [8192] --scenes.question relation
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from infogap.cli import short_errors
 from infogap.data.needle import NeedleConfig, write_needle_shards
 
 
@@ -27,4 +27,5 @@ def make(folder: Path, count: int = 1024, seed: int = 0, scenes: NeedleConfig | 
 
 
 if __name__ == "__main__":
-    auto_cli(make, as_positional=False)
+    with short_errors():
+        auto_cli(make, as_positional=False)

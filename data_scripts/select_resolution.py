@@ -16,6 +16,7 @@ from pathlib import Path
 
 from jsonargparse import auto_cli
 
+from infogap.cli import short_errors
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.policy.loading import PolicyConfig
 from infogap.resolution import ResolutionConfig, select_with_policy
@@ -46,4 +47,5 @@ def select_resolution(
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    auto_cli(select_resolution)
+    with short_errors():
+        auto_cli(select_resolution)

@@ -6,6 +6,8 @@ import logging
 import sys
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import transformers
@@ -74,11 +76,18 @@ def main(args: ArgsType = None) -> None:
     Args:
         args: arguments instead of those of the process, for use from Python.
     """
-    try:
+    with short_errors() if args is None else nullcontext():
         _run(args)
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """A mistake that this package found costs the program one line and the exit status 2."""
+    try:
+        yield
     except (ValueError, OSError) as error:
         mistake = _mistake(error)
-        if args is not None or mistake is None:
+        if mistake is None:
             raise
         print(f"error: {mistake}", file=sys.stderr)
         sys.exit(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,6 +50,14 @@ def test_scenes_are_written_and_their_views_selected(tmp_path: Path, capsys: pyt
     select_resolution(str(tmp_path), PolicyConfig(), needle_protocol().config, RolloutConfig(), ladder)
     assert len(load_manifest(tmp_path / MANIFEST_NAME)) == 3
     assert "selected" in capsys.readouterr().out
+
+
+def test_a_script_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    script = SCRIPTS / "select_resolution.py"
+    run = subprocess.run([sys.executable, script, str(tmp_path / "nowhere")], capture_output=True, text=True)
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("error: The path ")
+    assert "Traceback" not in run.stderr
 
 
 def test_the_shipped_policy_has_the_skills_of_its_card() -> None:

@@ -183,9 +183,7 @@ def test_written_boxes_are_rounded_outwards_to_the_step_of_the_policy() -> None:
     text = protocol.call_text(FramedBox(119, 140, 561, 780.0000000001, Frame.RELATIVE_1000))
     assert '"bbox_2d": [100, 140, 580, 780]' in text
     for frame, step in ((Frame.RELATIVE, 20), (Frame.VIEW_PIXELS, 0)):
-        with pytest.raises(
-            ValueError, match=f"coordinate_step is {step}: give at least 1, and"
-        ):
+        with pytest.raises(ValueError, match=f"coordinate_step is {step}: give at least 1, and"):
             ProtocolConfig(frame=frame, coordinate_step=step)
     with pytest.raises(ValueError, match=r"frame is 'relative', of no type Frame: give Frame\.RELATIVE_1000"):
         ProtocolConfig(frame="relative")  # type: ignore[arg-type]
