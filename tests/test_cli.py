@@ -100,7 +100,7 @@ def test_a_stage_writes_its_episodes_and_a_checkpoint(stages: Path, stage: str) 
 
 def test_only_stage_2_pays_for_precise_crops(stages: Path) -> None:
     assert values(events(stages / "stage1"), "weight/grounding") == [0.0] * STEPS
-    assert values(events(stages / "stage2"), "weight/grounding") == [2.0] * STEPS
+    assert values(events(stages / "stage2"), "weight/grounding") == [4.0] * STEPS
 
 
 def test_views_are_selected_before_training(stages: Path) -> None:

@@ -135,9 +135,11 @@ def test_a_protocol_is_complete(path: Path) -> None:
 def test_stage_2_is_stage_1_with_boxes() -> None:
     first, second = raw("stage1.yaml"), raw("stage2.yaml")
     assert differences(first, second) == {
+        "trainer.limit_train_batches",
         "trainer.logger.init_args.name",
         "trainer.callbacks",
         "model.init_from",
+        "model.optim.lr",
         "data.require_evidence",
         "data.limit",
     }

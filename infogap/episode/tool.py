@@ -109,7 +109,7 @@ class NoiseCrop:
 
 
 def evidence_box(boxes: NestedBoxes) -> Box:
-    """Box to show or to teach: the second of the chain (the sign around the words) if there is one, else the first."""
+    """Box to show: the second of the chain (the sign around the words) if there is one, else the first."""
     return boxes[min(1, len(boxes) - 1)]
 
 

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from infogap.episode.protocol import Protocol
-from infogap.episode.tool import evidence_box
 from infogap.geometry import FramedBox
 from infogap.grpo.batch import ScoredBatch
 from infogap.grpo.config import AlgorithmConfig
@@ -46,12 +45,14 @@ class TrainingRow:
 
 
 def ground_truth_call(policy: Policy, protocol: Protocol, rollout: GroupRollout) -> list[tuple[Chunk, ...]]:
-    """Extra branches of a group: the annotated call of each piece of evidence, of which only coordinates are taught."""
+    """Extra branches of a group: an annotated call for each piece of evidence, of which only coordinates are taught.
+
+    Taught is the outermost box of the chain. All of its boxes earn the full IoU (LFPC section 4), and with this one a
+    policy that is off by some pixels still covers B_1; with a tighter one it learns to miss it.
+    """
     branches: list[tuple[Chunk, ...]] = []
     for boxes in rollout.sample.evidence:
-        framed = FramedBox.from_original(
-            evidence_box(boxes), protocol.config.frame, rollout.view, rollout.sample.image.size
-        )
+        framed = FramedBox.from_original(boxes[-1], protocol.config.frame, rollout.view, rollout.sample.image.size)
         text = protocol.call_text(framed)
         first, last = text.index("[") + 1, text.index("]")
         encoded = policy.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
