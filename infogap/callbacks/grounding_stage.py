@@ -28,8 +28,8 @@ class GroundingStage(Callback):
         ramp: batches with a part of the weight before the full one. Not published; default 0.
         kind: what supervises the crops: the reward, as in LFPC section 4, the loss, or both.
         loss_weight: full weight of the cross-entropy of the coordinates of annotated calls, each for the outermost box
-            of its chain. Not in LFPC; default 1.0, for `kind: loss`. Beside the reward 0.15 was enough on needle scenes;
-            much more took boxes to a size at which the policy misses the evidence (docs/experiments.md).
+            of its chain. Not in LFPC; default 1.0 for `kind: loss`. Beside the reward 0.15 was enough on needle scenes,
+            and much more took boxes to a size at which the policy misses the evidence (docs/experiments.md).
 
     Raises:
         ValueError: if a weight is not positive, a number of steps is negative, or the kind is another one.
