@@ -53,12 +53,13 @@ def measure(folder: Path, count: int, seed: int) -> dict[str, float]:
     ]
     small = replace(config, view=SELECTED)
     sampled = Rollout(policy, protocol, replace(small, group_size=8))
-    episodes = [e for g in sampled.run(selected[:128], ("skills",)) for e in g.episodes]
+    half = min(128, len(selected) // 2)
+    episodes = [e for g in sampled.run(selected[:half], ("skills",)) for e in g.episodes]
 
     def greedy(config: RolloutConfig, chosen: list[Sample], *, direct: bool) -> dict[str, float]:
         return summarise(run_arm(Rollout(policy, protocol, config.greedy(), direct=direct), chosen))
 
-    calls = [r for g in sampled.run(selected[128:256], ("boxes",)) for r in _boxes(g)]
+    calls = [r for g in sampled.run(selected[half : 2 * half], ("boxes",)) for r in _boxes(g)]
     statuses = [entry.status.value for entry in entries.values()]
     return {
         "glyph_in_tight_crop": greedy(config, [tight_crop(s) for s in samples], direct=True)["accuracy"],
