@@ -39,20 +39,20 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     unrecognized = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
     if unrecognized:
         name = unrecognized[1].split("=")[0]
-        return f"There is no option {name}{_nearest(name, options)}. See --help for those that there are."
+        return f"There is no option {name}{_nearest(name, options) or ': see --help for those that there are.'}"
     key = re.search(r'[Pp]arser key "([^"]+)"', message)
     place = key[1] if key else ""
     unknown = _UNKNOWN_OPTION.search(message)
     if unknown:
         name = unknown[1] or unknown[2]
         where = f"{place}.{name}" if place else name
-        return f"There is no field {where}{_nearest(name, _fields(message))}. Correct its name or remove it."
+        return f"There is no field {where}{_nearest(name, _fields(message)) or ': correct its name or remove it.'}"
     reason = _reason(message)
     return f"{place}: {reason}" if place and place not in reason else reason
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like another one, as the end of a sentence."""
+    """The known name that is most like another one, as the end of a sentence; empty if none is."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f": did you mean {found[0]}?" if found else ""
 
