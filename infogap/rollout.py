@@ -194,8 +194,9 @@ class Rollout:
             for number in range(len(samples))
         ]
 
-        def on_turn(number: int, turn: SampledTurn) -> Chunk | None:
-            return self._play(environments[number], turn)
+        def on_turn(number: int, turn: SampledTurn) -> dict[int, Chunk]:
+            chunk = play_turn(self.policy, environments[number], turn)
+            return {} if chunk is None else {number: chunk}
 
         limits = TokenLimits(self.config.limits.max_turn_tokens, self.config.limits.max_episode_tokens)
         groups = Sampler(self.policy, self.config.sampling, limits).run(prompts, generators, on_turn)
@@ -218,12 +219,14 @@ class Rollout:
         text = self.protocol.prompt(sample.question, sample.options, tool=tool)
         return self.policy.chunk(text, [self.policy.patchifier(image)]), Size(*image.size)
 
-    def _play(self, environment: Environment, turn: SampledTurn) -> Chunk | None:
-        observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated, spent=turn.spent)
-        if observation is None:
-            return None
-        images = [] if observation.image is None else [self.policy.patchifier(observation.image)]
-        return self.policy.chunk(observation.text, images)
+
+def play_turn(policy: Policy, environment: Environment, turn: SampledTurn) -> Chunk | None:
+    """Take a sampled turn to its environment; returns the observation as tokens, None if the episode has ended."""
+    observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated, spent=turn.spent)
+    if observation is None:
+        return None
+    images = [] if observation.image is None else [policy.patchifier(observation.image)]
+    return policy.chunk(observation.text, images)
 
 
 def _generator(*seed: int | str) -> torch.Generator:

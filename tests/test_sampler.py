@@ -38,16 +38,16 @@ class Driver:
         self.names = names  # what an episode is called, wherever it runs
         self.turns: dict[int, list[SampledTurn]] = {name: [] for name in names}
 
-    def __call__(self, number: int, turn: SampledTurn) -> Chunk | None:
+    def __call__(self, number: int, turn: SampledTurn) -> dict[int, Chunk]:
         name = self.names[number]
         turns = self.turns[name]
         turns.append(turn)
         if len(turns) > name % 5:
-            return None
+            return {}
         if (name + len(turns)) % 4 == 0:
-            return POLICY.chunk(f"no{name}")
-        images = [tiny_image(1 + name % 3, 1 + len(turns), seed=number) for number in range(1 + name % 2)]
-        return observation(POLICY, *images)
+            return {number: POLICY.chunk(f"no{name}")}
+        images = [tiny_image(1 + name % 3, 1 + len(turns), seed=seed) for seed in range(1 + name % 2)]
+        return {number: observation(POLICY, *images)}
 
 
 def play(
@@ -105,7 +105,7 @@ def test_greedy_sampling_is_transformers_own(number: int) -> None:
         suppress_tokens=list(POLICY.vocabulary.banned),
     )[0, ids.shape[1] :]
     sampler = Sampler(POLICY, SamplingConfig(temperature=0.0), TokenLimits(24, 24))
-    (group,) = sampler.run([prompt], [[torch.Generator()]], lambda *_: None)
+    (group,) = sampler.run([prompt], [[torch.Generator()]], lambda *_: {})
     assert list(group.episodes[0][0].token_ids) == expected.tolist()
 
 
@@ -182,9 +182,10 @@ def written(
     turns: list[SampledTurn] = []
     left = list(returned)
 
-    def on_turn(_: int, turn: SampledTurn) -> Chunk | None:
+    def on_turn(number: int, turn: SampledTurn) -> dict[int, Chunk]:
         turns.append(turn)
-        return left.pop(0) if left else None
+        back = left.pop(0) if left else None
+        return {} if back is None else {number: back}
 
     forced = Script(POLICY, script)
     try:
@@ -226,3 +227,61 @@ def test_an_observation_that_nothing_can_follow_is_not_encoded() -> None:
     assert [chunk.token_ids for chunk in group.episodes[0]] == [(LETTER, TURN_END)]
     assert turns[0].spent  # so that the environment does not cut a crop that nobody sees
     assert not turns[0].truncated
+
+
+def follow(parts_at: int | None, config: SamplingConfig) -> list[Group]:
+    """Two groups of three episodes, the second and third following the first, and parting at one of its turns."""
+    turns = [0, 0]
+
+    def on_turn(number: int, turn: SampledTurn) -> dict[int, Chunk]:
+        group, within = divmod(number, 3)
+        if within:
+            return {}
+        turns[group] += 1
+        if turns[group] > 3:
+            return {}
+        back = {number: observation(POLICY, tiny_image(1, 1 + turns[group], seed=group))}
+        if turns[group] == parts_at:
+            back |= {number + other: observation(POLICY, tiny_image(1 + other, 2, seed=other)) for other in (1, 2)}
+        return back
+
+    same = [[torch.Generator().manual_seed(group) for _ in range(3)] for group in range(2)]
+    return Sampler(POLICY, config, LIMITS).run(prompts()[1:], same, on_turn, {1: 0, 2: 0, 4: 3, 5: 3})
+
+
+@pytest.mark.parametrize("config", [WARM, SamplingConfig(temperature=0.0)], ids=["sampled", "greedy"])
+@pytest.mark.parametrize("parts_at", [1, 2, 3])
+def test_a_follower_is_its_leader_until_it_parts_and_itself_from_then_on(parts_at: int, config: SamplingConfig) -> None:
+    groups = follow(parts_at, config)
+    for group in groups:
+        leader, *followers = group.episodes
+        assert len(leader) == 7
+        for number, follower in enumerate(followers, 1):
+            shared = 2 * parts_at - 1  # turns and observations
+            assert follower[:shared] == leader[:shared]
+            assert follower[shared].images[0].grid == (4, 2 * (1 + number))
+            assert len(follower) == shared + 2
+    row = pack(groups, POLICY.vocabulary.image)
+    with torch.no_grad():
+        scores = POLICY.score(row, config.scoring_temperature)
+    torch.testing.assert_close(scores.logprobs, row.rollout_logprobs, rtol=0, atol=1e-4)
+
+
+def test_a_follower_that_never_parts_is_its_leader() -> None:
+    for group in follow(None, WARM):
+        assert group.episodes[0] == group.episodes[1] == group.episodes[2]
+
+
+def test_a_follower_draws_as_its_leader_would() -> None:
+    """With the same observation as its leader's it samples the same tokens."""
+
+    def on_turn(number: int, turn: SampledTurn) -> dict[int, Chunk]:
+        ends = number in ended
+        ended.add(number)
+        return {} if ends else dict.fromkeys((0, 1) if number == 0 else (number,), observation(POLICY))
+
+    ended: set[int] = {1}
+    same = [[torch.Generator().manual_seed(7) for _ in range(2)]]
+    (group,) = Sampler(POLICY, WARM, LIMITS).run([prompts()[2]], same, on_turn, {1: 0})
+    assert tokens(group)[0] == tokens(group)[1]
+    assert len(group.episodes[0]) == 3

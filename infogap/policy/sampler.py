@@ -5,11 +5,15 @@ every turn it calls ``on_turn`` and either gets the next observation to encode, 
 
 Every episode draws from its own stream of uniform numbers, so what it samples depends on its seed and its logits alone,
 not on which other episodes run beside it.
+
+An episode may follow another one of its group: it is that episode, token for token, until the driver gives it an
+observation of its own. So what differs between the two comes from the observation and from nothing before it, and what
+they share is sampled once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -67,8 +71,9 @@ class SampledTurn:
     spent: bool = False
 
 
-OnTurn = Callable[[int, SampledTurn], Chunk | None]
-"""Called with the number of the episode and its finished turn; returns the observation, or None at the end."""
+OnTurn = Callable[[int, SampledTurn], Mapping[int, Chunk]]
+"""Called with the number of the episode and its finished turn; returns the observations to go on with, by episode: its
+own, unless it has ended, and those of followers that part from it here."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class _Slot:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     drawn: int = 0
+    parted: bool = False  # from its leader, and none of its chunks is encoded yet
 
     def close_turn(self) -> None:
         self.chunks.append(Chunk(tuple(self.ids), sampled=True, logprobs=tuple(self.logprobs)))
@@ -138,7 +144,11 @@ class Sampler:
 
     @torch.no_grad()
     def run(
-        self, prompts: Sequence[Chunk], generators: Sequence[Sequence[torch.Generator]], on_turn: OnTurn
+        self,
+        prompts: Sequence[Chunk],
+        generators: Sequence[Sequence[torch.Generator]],
+        on_turn: OnTurn,
+        leaders: Mapping[int, int] | None = None,
     ) -> list[Group]:
         """Sample episodes.
 
@@ -146,6 +156,8 @@ class Sampler:
             prompts: the groups' prompts.
             generators: for every group one generator an episode; its length is the size of the group.
             on_turn: the driver. Episodes are numbered through the groups.
+            leaders: the episode that a follower follows, of the same group and itself no follower, by the follower's
+                number. A follower that should draw as its leader would has a generator with the leader's seed.
 
         Returns:
             The groups, their episodes in order.
@@ -160,14 +172,17 @@ class Sampler:
         self._cache = SlotCache(prefill, torch.tensor(groups, device=self.policy.device))
         self._physical = list(range(len(groups)))  # the episode in every slot of the cache
         last_of_prompt = torch.bincount(row.group).cumsum(0) - 1
-        self._on_turn = on_turn
-        self._loop(hidden[last_of_prompt.to(hidden.device)][torch.tensor(groups, device=hidden.device)])
+        self._on_turn, self._leaders = on_turn, dict(leaders or {})
+        first = [episode for episode in self._physical if episode not in self._leaders]
+        self._loop(first, hidden[last_of_prompt.to(hidden.device)][torch.tensor(groups, device=hidden.device)[first]])
+        for follower, leader in self._leaders.items():  # those that never parted
+            self._slots[follower].chunks = self._slots[leader].chunks
         sizes = [len(members) for members in generators]
         episodes = iter(tuple(slot.chunks) for slot in self._slots)
         return [Group(p, tuple(next(episodes) for _ in range(size))) for p, size in zip(prompts, sizes, strict=True)]
 
-    def _loop(self, hidden: Tensor) -> None:
-        running, waiting = self._advance(list(range(len(self._slots))), hidden)
+    def _loop(self, episodes: list[int], hidden: Tensor) -> None:
+        running, waiting = self._advance(episodes, hidden)
         while running or waiting:
             # observations are encoded together, once the episodes that still write are the fewer
             if waiting and len(waiting) >= len(running):
@@ -182,10 +197,15 @@ class Sampler:
             self._compact(running, waiting)
 
     def _feed(self, episode: int, observation: Chunk) -> Chunk:
-        """The last sampled token, which was not encoded yet, and the observation after it."""
-        last = self._slots[episode].chunks[-1].token_ids[-1]
-        self._slots[episode].chunks.append(observation)
-        return Chunk((last, *observation.token_ids), observation.images)
+        """What was not encoded yet, the last sampled token or all chunks, and the observation after it."""
+        slot = self._slots[episode]
+        unseen = slot.chunks if slot.parted else [Chunk(slot.chunks[-1].token_ids[-1:])]
+        slot.chunks, slot.parted = [*slot.chunks, observation], False
+        joined = [*unseen, observation]
+        return Chunk(
+            tuple(token for chunk in joined for token in chunk.token_ids),
+            tuple(image for chunk in joined for image in chunk.images),
+        )
 
     def _advance(self, episodes: list[int], hidden: Tensor) -> tuple[list[int], dict[int, Chunk]]:
         """Draw a token for each of ``episodes``; returns those that go on and the observations of those that wait."""
@@ -204,10 +224,18 @@ class Sampler:
                 going.append(episode)
                 continue
             slot.close_turn()
-            observation = self._on_turn(episode, turn)
-            if observation is not None and slot.drawn < self.limits.episode:
-                waiting[episode] = observation
+            for number, observation in self._on_turn(episode, turn).items():
+                if slot.drawn < self.limits.episode:
+                    self._part(number)
+                    waiting[number] = observation
         return going, waiting
+
+    def _part(self, follower: int) -> None:
+        """From here on an episode that follows another goes its own way."""
+        leader = self._leaders.pop(follower, None)
+        if leader is not None:
+            slot, before = self._slots[follower], self._slots[leader]
+            slot.chunks, slot.drawn, slot.parted = list(before.chunks), before.drawn, True
 
     def _finished(self, slot: _Slot) -> SampledTurn | None:
         words = self.policy.vocabulary
@@ -253,7 +281,8 @@ class Sampler:
 
     def _compact(self, running: list[int], waiting: dict[int, Chunk]) -> None:
         """Drop the slots of finished episodes once they are half of all."""
-        alive = sorted({*running, *waiting})
+        playing = {*running, *waiting}
+        alive = sorted(playing | {follower for follower, leader in self._leaders.items() if leader in playing})
         if alive and len(alive) <= len(self._physical) // 2:
             place = {episode: number for number, episode in enumerate(self._physical)}
             self._cache.keep(torch.tensor([place[episode] for episode in alive], device=self.policy.device))
