@@ -150,7 +150,7 @@ def test_observations_come_back_to_the_branch_that_asked() -> None:
         sampled = [chunk for chunk in episode if chunk.sampled]
         assert [chunk.token_ids for chunk in sampled] == [turn.token_ids for turn in turns]
         replay = Driver([name])
-        expected = [replay(0, turn) for turn in turns]
+        expected = [replay(0, turn).get(0) for turn in turns]
         observed = [chunk for chunk in episode if not chunk.sampled]
         assert [c.token_ids for c in observed] == [c.token_ids for c in expected[: len(observed)] if c is not None]
         assert [chunk.sampled for chunk in episode] == [place % 2 == 0 for place in range(len(episode))]
