@@ -27,14 +27,13 @@ from infogap.data.shards import write_shards
 from infogap.data.skips import SkipReason
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Frame, visual_tokens
-from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, fingerprint, load_policy
 from infogap.policy.patches import Patches
 from infogap.resolution import (
     PolicyAnswerer,
     ResolutionConfig,
     SelectionReport,
     ensure_manifest,
-    fingerprint,
     majority,
     make_header,
     same_answer,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -136,6 +137,33 @@ def prepare_training(policy: Policy, config: PolicyConfig) -> None:
         )
         policy.model = cast(nn.Module, get_peft_model(policy.parts, adapters))
     policy.train()
+
+
+def fingerprint(source: Path) -> str:
+    """Name of a policy's weights: SHA-256 over its files, names and bytes.
+
+    Args:
+        source: a model folder, of which ``config.json`` and the ``*.safetensors`` files count, or a checkpoint.
+
+    Raises:
+        FileNotFoundError: if the folder lacks one of them.
+    """
+    if source.is_file():
+        return _digest([source])
+    config, weights = source / "config.json", sorted(source.glob("*.safetensors"))
+    if not config.is_file() or not weights:
+        raise FileNotFoundError(
+            f"The folder {str(source)!r} has no config.json or no *.safetensors: give the folder of a saved policy."
+        )
+    return _digest([config, *weights])
+
+
+def _digest(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return f"sha256:{digest.hexdigest()}"
 
 
 def read_patchifier(folder: Path) -> Patchifier:

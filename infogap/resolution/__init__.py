@@ -8,7 +8,7 @@ where it stopped.
 
 from __future__ import annotations
 
-from infogap.resolution.policy import PolicyAnswerer, ensure_manifest, fingerprint, make_header, select_with_policy
+from infogap.resolution.policy import PolicyAnswerer, ensure_manifest, make_header, select_with_policy
 from infogap.resolution.report import SelectionReport
 from infogap.resolution.selection import Answerer, ResolutionConfig, majority, same_answer, select_resolutions
 
@@ -18,7 +18,6 @@ __all__ = [
     "ResolutionConfig",
     "SelectionReport",
     "ensure_manifest",
-    "fingerprint",
     "majority",
     "make_header",
     "same_answer",

@@ -17,7 +17,7 @@ from infogap.data.sample import Sample
 from infogap.data.shards import find_shards
 from infogap.data.skips import SkipLog
 from infogap.episode.protocol import Protocol
-from infogap.policy.loading import PolicyConfig, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, fingerprint, load_policy, load_weights
 from infogap.policy.model import Policy
 from infogap.resolution.report import SelectionReport
 from infogap.resolution.selection import ResolutionConfig, pending, select_resolutions
@@ -65,33 +65,6 @@ class PolicyAnswerer:
         batches = [shown] if self._config.samples == 1 else [[sample] for sample in shown]
         runs = (self._rollout.run(batch, (self._config.seed, batch[0].key)) for batch in batches)
         return [[episode.answer for episode in group.episodes] for groups in runs for group in groups]
-
-
-def fingerprint(source: Path) -> str:
-    """Name of a policy's weights: SHA-256 over its files, names and bytes.
-
-    Args:
-        source: a model folder, of which ``config.json`` and the ``*.safetensors`` files count, or a checkpoint.
-
-    Raises:
-        FileNotFoundError: if the folder lacks one of them.
-    """
-    if source.is_file():
-        return _digest([source])
-    config, weights = source / "config.json", sorted(source.glob("*.safetensors"))
-    if not config.is_file() or not weights:
-        raise FileNotFoundError(
-            f"The folder {str(source)!r} has no config.json or no *.safetensors: give the folder of a saved policy."
-        )
-    return _digest([config, *weights])
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
 
 
 def make_header(
