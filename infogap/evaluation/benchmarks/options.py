@@ -1,0 +1,178 @@
+"""Options and right answers as benchmarks write them."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Sequence
+from string import ascii_uppercase
+from typing import Final, NamedTuple
+
+from infogap.data.sample import CHAT_MARKUP
+from infogap.evaluation.benchmarks.tables import Record
+
+# "(A) red", "A. red", "A) red", "A: red"; brackets of full width occur in MME-RealWorld
+_LETTERED: Final = re.compile(r"\s*(?:[(\uff08]([A-Z])[)\uff09][.:]?\s*|([A-Z])[.:)](?:\s+|$))(.*)", re.DOTALL)
+_LETTER: Final = re.compile(r"[(\uff08]?([A-Z])[)\uff09]?\.?")
+_HEADING: Final = re.compile(r"\s*\b(?:options|choices)\s*:\s*$", re.IGNORECASE)
+_INLINE: Final = re.compile(r"\s*\b(?:options|choices)\s*:\s*(?=\(?A[.:)])", re.IGNORECASE)
+
+
+class Asked(NamedTuple):
+    """A question with its options taken out.
+
+    Attributes:
+        question: the text before the options.
+        options: their texts, without letters.
+    """
+
+    question: str
+    options: tuple[str, ...]
+
+
+def columns_of_options(record: Record) -> tuple[str, ...]:
+    """Options that have a column each, A, B, ...; an empty one ends them.
+
+    Raises:
+        RowError: if there are none, or one that is filled stands behind an empty one.
+    """
+    texts = [record.optional(letter) for letter in ascii_uppercase]
+    count = next((place for place, text in enumerate(texts) if not text), len(texts))
+    behind = next((letter for letter, text in zip(ascii_uppercase[count:], texts[count:], strict=True) if text), None)
+    if count == 0 or behind is not None:
+        after = "" if behind is None else f" before {behind}"
+        raise record.error(ascii_uppercase[count], f"the option is empty{after}, fill it in or remove the row")
+    return tuple(record.text(letter) for letter in ascii_uppercase[:count])
+
+
+def listed_options(record: Record, column: str) -> tuple[str, ...]:
+    """Options in a column: a list of texts such as "(A) red", such a list as Python writes it, or lines of text.
+
+    Lines may stand between a heading and an instruction, which are left out.
+
+    Raises:
+        RowError: if it holds no options, or their letters are not A, B, ... in order.
+    """
+    value = record.value(column)
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        try:
+            value = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            fault = f"its list of options is damaged ({type(error).__name__}), copy the file again"
+            raise record.error(column, fault) from error
+    if isinstance(value, str):
+        value = _lettered_lines(value)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise record.error(column, f"it holds {value!r:.80} where options are needed, copy the file again")
+    matches = [_LETTERED.fullmatch(text) for text in value]
+    letters = [(match[1] or match[2]) if match else None for match in matches]
+    if letters != list(ascii_uppercase[: len(value)]):
+        raise record.error(column, f"its options {value!r:.200} are not lettered A, B, ... in order, correct them")
+    options = tuple(match[3].strip() for match in matches if match)
+    check_options(record, column, options)
+    return options
+
+
+def check_options(record: Record, column: str, options: Sequence[str]) -> None:
+    """Refuse options that are empty or hold chat markup.
+
+    Raises:
+        RowError: if there is one.
+    """
+    for number, option in enumerate(options, 1):
+        if not option.strip():
+            raise record.error(column, f"option {number} is empty, fill it in or remove the row")
+        if CHAT_MARKUP in option:
+            fault = f"option {number} holds {CHAT_MARKUP!r}, which would be read as chat markup, take it out"
+            raise record.error(column, fault)
+
+
+def split_options(text: str) -> Asked | None:
+    """Take the options out of a question that holds them; None where it is not plain which they are.
+
+    They stand in lines of their own ("(A) red", "A. red", "A: red"), with nothing but an instruction behind the last,
+    or after a heading in one line ("Options: A: red, B: blue"), as in MMStar.
+    """
+    return _split_lines(text) or _split_inline(text)
+
+
+def right_letter(record: Record, column: str, options: Sequence[str]) -> str:
+    """The letter of the right option, which the column gives as "A", "(A)" or the option's text.
+
+    Raises:
+        RowError: if it is the letter or the text of none.
+    """
+    answer = record.text(column)
+    letters = ascii_uppercase[: len(options)]
+    match = _LETTER.fullmatch(answer)
+    if match is not None and match[1] in letters:  # before texts: the options may be letters that the image shows
+        return match[1]
+    if answer not in options:
+        raise record.error(column, f"the answer {answer!r} is none of the options {', '.join(letters)}, correct it")
+    return letters[options.index(answer)]
+
+
+def is_letter(answer: str) -> bool:
+    """Whether an answer is an option's letter, such as "A" or "(A)"."""
+    return _LETTER.fullmatch(answer) is not None
+
+
+def generic_prompt(question: str, options: Sequence[str], request: str | None = None) -> str:
+    """The prompt of VLMEvalKit for a question that has no other (``vlmeval/dataset/image_mcq.py``, build_prompt).
+
+    Args:
+        question: the question.
+        options: texts of the options; with none the request is left out, as there.
+        request: the last line. Default: that of VLMEvalKit.
+    """
+    if not options:
+        return f"Question: {question}\n"
+    listed = "".join(f"{letter}. {text}\n" for letter, text in zip(ascii_uppercase, options, strict=False))
+    request = "Please select the correct answer from the options above. \n" if request is None else request
+    return f"Question: {question}\nOptions:\n{listed}{request}"
+
+
+def bracketed(options: Sequence[str]) -> str:
+    """Options in lines such as "(A) red"."""
+    return "\n".join(f"({letter}) {text}" for letter, text in zip(ascii_uppercase, options, strict=False))
+
+
+def _lettered_lines(text: str) -> list[str]:
+    """The lines from the first to the last that begins with a letter."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    places = [place for place, line in enumerate(lines) if _LETTERED.match(line)]
+    return lines[places[0] : places[-1] + 1] if places else []
+
+
+def _split_lines(text: str) -> Asked | None:
+    lines = [line for line in text.splitlines() if line.strip()]
+    matches = [_LETTERED.fullmatch(line) for line in lines]
+    letters = [(match[1] or match[2]) if match else "" for match in matches]
+    joined = "".join(letter or "-" for letter in letters)
+    start = joined.find("AB")
+    if start < 1:  # none, or no question before them
+        return None
+    run = joined[start:].split("-")[0]
+    if run != ascii_uppercase[: len(run)] or any(letters[start + len(run) :]):  # out of order, or a second list
+        return None
+    question = _HEADING.sub("", "\n".join(lines[:start]))
+    options = tuple(match[3].strip() for match in matches[start : start + len(run)] if match)
+    return Asked(question.strip(), options) if question.strip() and all(options) else None
+
+
+def _split_inline(text: str) -> Asked | None:
+    headings = list(_INLINE.finditer(text))
+    if len(headings) != 1 or "\n" in text[headings[0].end() :].strip():
+        return None
+    rest, options = text[headings[0].end() :].strip(), []
+    rest = re.sub(r"^\(?A[.:)]\s*", "", rest)
+    for letter in ascii_uppercase[1:]:
+        parts = re.split(rf"[,;]?\s+\(?{letter}[.:)]\s+", rest)
+        if len(parts) > 2:  # the letter occurs inside an option too
+            return None
+        options.append(parts[0].strip())
+        if len(parts) == 1:
+            break
+        rest = parts[1]
+    question = text[: headings[0].start()].strip()
+    return Asked(question, tuple(options)) if question and len(options) > 1 and all(options) else None
