@@ -13,19 +13,25 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
+import yaml
 from needle_model import needle_protocol
-from reproduce_needle import CROP, FULL, LADDER, LIMITS, SELECTED
 
 from infogap.data.images import HighResImage
 from infogap.data.manifest import SelectionStatus, load_manifest
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.sample import Sample
 from infogap.data.shards import find_shards, write_shards
-from infogap.evaluation.arms import run_arm, summarise
+from infogap.episode.matching import match_answer
 from infogap.geometry import Box, iou
 from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
 from infogap.resolution import ResolutionConfig, ensure_manifest
-from infogap.rollout import GroupRollout, Rollout, RolloutConfig
+from infogap.rollout import CropConfig, EpisodeLimits, GroupRollout, Rollout, RolloutConfig, ViewConfig
+
+STAGE1 = yaml.safe_load((Path(__file__).resolve().parents[1] / "configs/stage1.yaml").read_text())
+CROP = CropConfig(**STAGE1["model"]["rollout"]["crop"])
+LIMITS = EpisodeLimits(**STAGE1["model"]["rollout"]["limits"])
+LADDER = tuple(STAGE1["resolution"]["ladder"])
+SELECTED, FULL = ViewConfig("selected"), ViewConfig("budget", 1024)
 
 
 def tight_crop(sample: Sample) -> Sample:
@@ -56,23 +62,31 @@ def measure(folder: Path, count: int, seed: int) -> dict[str, float]:
     half = min(128, len(selected) // 2)
     episodes = [e for g in sampled.run(selected[:half], ("skills",)) for e in g.episodes]
 
-    def greedy(config: RolloutConfig, chosen: list[Sample], *, direct: bool) -> dict[str, float]:
-        return summarise(run_arm(Rollout(policy, protocol, config.greedy(), direct=direct), chosen))
+    def direct(config: RolloutConfig, chosen: list[Sample]) -> float:
+        return accuracy(Rollout(policy, protocol, config, direct=True), chosen)
 
     calls = [r for g in sampled.run(selected[half : 2 * half], ("boxes",)) for r in _boxes(g)]
     statuses = [entry.status.value for entry in entries.values()]
     return {
-        "glyph_in_tight_crop": greedy(config, [tight_crop(s) for s in samples], direct=True)["accuracy"],
+        "glyph_in_tight_crop": direct(config.greedy(), [tight_crop(s) for s in samples]),
         "box_on_asked_sign": fmean(calls),
-        "answer_at_full_view": greedy(config, samples, direct=True)["accuracy"],
-        "direct_answer_at_selected_view": greedy(small, selected, direct=True)["accuracy"],
+        "answer_at_full_view": direct(config.greedy(), samples),
+        "direct_answer_at_selected_view": direct(small.greedy(), selected),
         # the greedy answer is wrong there by the view's definition; a sampled one need not be
-        "direct_answer_at_selected_view_sampled": summarise(
-            run_arm(Rollout(policy, protocol, replace(small, group_size=1), direct=True), selected)
-        )["accuracy"],
+        "direct_answer_at_selected_view_sampled": direct(replace(small, group_size=1), selected),
         "tool_call_rate": fmean(bool(e.crops) for e in episodes),
         **{f"scenes_{status}": statuses.count(status) / len(statuses) for status in sorted(set(statuses))},
     }
+
+
+def accuracy(rollout: Rollout, samples: list[Sample], batch_size: int = 32) -> float:
+    """Share of samples that are answered right, one episode each."""
+    groups = [
+        group
+        for start in range(0, len(samples), batch_size)
+        for group in rollout.run(samples[start : start + batch_size], ("arm", 0, start))
+    ]
+    return fmean(match_answer(g.episodes[0].answer, g.sample.answer, g.sample.options) for g in groups)
 
 
 def _boxes(group: GroupRollout) -> list[bool]:

@@ -1,4 +1,8 @@
-"""``infogap fit --config configs/stage1.yaml``: the command line."""
+"""``infogap fit --config configs/stage1.yaml``: the command line.
+
+Each command has the classes that it needs: ``fit`` and ``validate`` the GRPO module and shards, ``test`` the evaluation
+module and a benchmark's files; ``compare`` reads results.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,17 @@ from pathlib import Path
 
 import transformers
 from lightning.pytorch.cli import ArgsType, LightningCLI
+from lightning.pytorch.core import LightningDataModule, LightningModule
 
 import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
 from infogap.data.datamodule import ShardDataModule
+from infogap.evaluation import compare
+from infogap.evaluation.datamodule import BenchmarkDataModule
+from infogap.evaluation.module import EvaluationModule
 from infogap.grpo.module import GRPOModule, refuse_several_processes
 from infogap.parser import InfogapParser
 from infogap.resolution import ResolutionConfig, ensure_manifest
+from infogap.rollout import RolloutConfig, ViewConfig
 
 QUIET = (
     # messages about other packages' code or products, which a user of this one cannot act on
@@ -31,14 +40,45 @@ QUIET = (
 )
 
 
+OVERVIEW = """\
+usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
+
+  fit       train: infogap fit --config configs/stage1.yaml
+  validate  greedy episodes on the validation shards
+  test      evaluate: infogap test --config configs/eval/vstar.yaml --model.init_from PATH --data.root PATH
+  compare   one table of several results, with paired differences: infogap compare FOLDER FOLDER
+
+infogap COMMAND --help lists the options of a command."""
+
+
 class InfogapCLI(LightningCLI):
     """The command line of one module class and one datamodule class."""
+
+    seeds: tuple[str, ...] = ()
+    """Fields that ``seed_everything`` sets."""
 
     def add_arguments_to_parser(self, parser: object) -> None:
         """The ladder of resolution selection, which belongs to neither class, and one seed for everything random."""
         parser.add_class_arguments(ResolutionConfig, "resolution")  # type: ignore[attr-defined]
-        for seed in ("model.seed", "data.seed"):
+        for seed in self.seeds:
             parser.link_arguments("seed_everything", seed, compute_fn=int)  # type: ignore[attr-defined]
+
+    @property
+    def _resolution(self) -> ResolutionConfig:
+        chosen = self.config_init[self.subcommand]["resolution"]
+        return chosen if isinstance(chosen, ResolutionConfig) else ResolutionConfig(**vars(chosen))
+
+
+class TrainingCLI(InfogapCLI):
+    """``fit`` and ``validate``."""
+
+    seeds = ("model.seed", "data.seed")
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands, and which of their arguments are not options."""
+        commands = LightningCLI.subcommands()
+        return {name: commands[name] for name in ("fit", "validate")}
 
     def before_fit(self) -> None:
         """Make what training needs and does not have yet: shards, and the resolution manifest beside each set."""
@@ -61,10 +101,31 @@ class InfogapCLI(LightningCLI):
                     strict=data.strict,
                 )
 
-    @property
-    def _resolution(self) -> ResolutionConfig:
-        chosen = self.config_init[self.subcommand]["resolution"]
-        return chosen if isinstance(chosen, ResolutionConfig) else ResolutionConfig(**vars(chosen))
+
+class EvaluationCLI(InfogapCLI):
+    """``test``."""
+
+    seeds = ("model.seed",)
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The command, and which of its arguments are not options."""
+        return {"test": LightningCLI.subcommands()["test"]}
+
+    def before_test(self) -> None:
+        """Make the scenes that are asked for, and the views of our own shards, as the policy before training sees them.
+
+        The weights in ``model.init_from`` play no part in this: what stage 1 learned is measured at the views that were
+        selected before it.
+        """
+        model, data = self.model, self.datamodule
+        data.prepare_data()
+        if data.benchmark.name != "shards" or "selected" not in model.play.views:
+            return
+        play = model.play
+        view = ViewConfig(min_tokens=play.min_view_tokens)
+        rollout = RolloutConfig(view=view, crop=play.crop, limits=play.limits)
+        ensure_manifest(data.root, model.policy_config, model.protocol, rollout, self._resolution, strict=data.strict)
 
 
 def main(args: ArgsType = None) -> None:
@@ -77,7 +138,7 @@ def main(args: ArgsType = None) -> None:
         args: arguments instead of those of the process, for use from Python.
     """
     with short_errors() if args is None else nullcontext():
-        _run(args)
+        _run(sys.argv[1:] if args is None else args)
 
 
 @contextmanager
@@ -99,9 +160,24 @@ def _run(args: ArgsType) -> None:
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in QUIET:
         warnings.filterwarnings("ignore", message=message)
-    InfogapCLI(
-        GRPOModule,
-        ShardDataModule,
+    words = args if isinstance(args, list) else []
+    command = words[0] if words else ""
+    if command in ("-h", "--help"):
+        print(OVERVIEW)
+    elif command == "compare":
+        compare.main(words[1:])
+    elif command == "test":
+        _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args)
+    else:
+        _start(TrainingCLI, GRPOModule, ShardDataModule, args)
+
+
+def _start(
+    cli: type[InfogapCLI], module: type[LightningModule], data: type[LightningDataModule], args: ArgsType
+) -> None:
+    cli(
+        module,
+        data,
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
@@ -111,7 +187,7 @@ def _run(args: ArgsType) -> None:
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "litlogger" not in record.getMessage()
+    return not any(product in record.getMessage() for product in ("litlogger", "litmodels"))
 
 
 def _mistake(error: BaseException | None) -> str | None:

@@ -26,7 +26,8 @@ TAGS = {
     "time": "rollout reward pack update step tokens_per_second episodes_per_second",
     "weight": "accuracy format tool grounding grounding_loss",
     "clock": "rollout_step update_step",
-    "eval": "accuracy total tool_rate visual_tokens area_ratio iou coverage coverage_above_tau",
+    "eval": "accuracy total tool_rate visual_tokens area_ratio iou coverage coverage_above_tau "
+    "own_crop noise_crop gt_crop no_tool crop_dependence crop_gain",
 }
 SCALARS = {f"{family}/{tag}" for family, tags in TAGS.items() for tag in tags.split()} | {"epoch"}
 

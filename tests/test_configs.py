@@ -9,16 +9,21 @@ from typing import Any
 import pytest
 import yaml
 
-from infogap.cli import InfogapCLI
+from infogap.cli import EvaluationCLI, TrainingCLI
 from infogap.data.datamodule import ShardDataModule
 from infogap.episode.protocol import Protocol, ProtocolConfig
+from infogap.evaluation.arms import NEEDS_BOXES
+from infogap.evaluation.benchmarks.registry import BENCHMARKS
+from infogap.evaluation.datamodule import BenchmarkDataModule
+from infogap.evaluation.module import EvaluationModule
 from infogap.geometry import Frame
 from infogap.grpo.module import GRPOModule
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FULL = sorted(CONFIGS.glob("*.yaml"))
 PROTOCOLS = sorted(CONFIGS.glob("protocol/*.yaml"))
-OVERLAYS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path not in PROTOCOLS)
+EVALUATIONS = sorted(CONFIGS.glob("eval/*.yaml"))
+OVERLAYS = sorted(path for path in CONFIGS.glob("*/*.yaml") if path not in {*PROTOCOLS, *EVALUATIONS})
 
 pytestmark = pytest.mark.filterwarnings(
     # the parsed configurations come as arguments, beside those of pytest
@@ -31,9 +36,9 @@ def name(path: Path) -> str:
     return str(path.relative_to(CONFIGS))
 
 
-def read(*paths: Path, more: Sequence[str] = ()) -> InfogapCLI:
+def read(*paths: Path, more: Sequence[str] = ()) -> TrainingCLI:
     """The command line with everything made from the files, and nothing run."""
-    return InfogapCLI(
+    return TrainingCLI(
         GRPOModule,
         ShardDataModule,
         args=[*(f"--config={path}" for path in paths), *more],
@@ -66,7 +71,7 @@ def differences(first: dict[str, Any], second: dict[str, Any]) -> set[str]:
 
 def test_no_file_is_overlooked() -> None:
     found = {*CONFIGS.rglob("*.yaml"), *CONFIGS.rglob("*.yml"), *CONFIGS.rglob("*.json")}
-    assert found == {*FULL, *OVERLAYS, *PROTOCOLS}
+    assert found == {*FULL, *OVERLAYS, *PROTOCOLS, *EVALUATIONS}
     assert {name(path) for path in FULL} >= {"stage1.yaml", "stage2.yaml", "control.yaml"}
 
 
@@ -164,3 +169,46 @@ def test_the_control_differs_in_the_gap_alone() -> None:
         "model.rollout.view.budget",
     }
     assert control["model"]["rollout"]["view"]["mode"] == "budget"
+
+
+def read_evaluation(path: Path) -> EvaluationCLI:
+    return EvaluationCLI(
+        EvaluationModule,
+        BenchmarkDataModule,
+        args=[f"--config={path}"],
+        run=False,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+    )
+
+
+def test_every_benchmark_has_a_configuration() -> None:
+    assert {path.stem for path in EVALUATIONS} == {*BENCHMARKS, "needle"}
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=name)
+def test_an_evaluation_is_read_and_plays_what_its_benchmark_has(path: Path) -> None:
+    cli = read_evaluation(path)
+    benchmark, arms = cli.datamodule.benchmark, set(cli.model.play.arms)
+    assert benchmark.name == ("shards" if path.stem == "needle" else path.stem)
+    assert {"no_image", "no_tool", "own", "noise", "random", "other"} <= arms
+    assert bool(arms & set(NEEDS_BOXES)) is benchmark.has_boxes
+    assert str(cli.model.output) == f"runs/eval/{path.stem}"
+
+
+@pytest.mark.parametrize("path", EVALUATIONS, ids=name)
+def test_published_benchmarks_are_played_alike(path: Path) -> None:
+    if path.stem == "needle":
+        return
+    told_apart = {"model.play.arms", "model.output", "data.benchmark", "data.root", "data.batch_size"}
+    assert differences(raw("eval/vstar.yaml"), raw(f"eval/{path.name}")) <= told_apart
+    protocol = read_evaluation(path).model.protocol.config
+    assert protocol.require_think
+
+
+def test_needle_scenes_are_evaluated_as_they_are_trained_on() -> None:
+    trained, evaluated = raw("stage1.yaml"), raw("eval/needle.yaml")
+    assert evaluated["model"]["play"]["crop"] == trained["model"]["rollout"]["crop"]
+    assert evaluated["model"]["play"]["limits"] == trained["model"]["rollout"]["limits"]
+    assert evaluated["resolution"] == trained["resolution"]
+    assert evaluated["data"]["needle"]["seed"] not in range(100)  # training has the first ones

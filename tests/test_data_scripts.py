@@ -119,31 +119,41 @@ def test_a_small_policy_can_be_trained_from_scratch(tmp_path: Path) -> None:
     assert Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path).config.text_config.hidden_size == 64
 
 
-def test_the_table_of_the_readme_is_the_one_of_the_results() -> None:
-    from reproduce_needle import put_into, table
+def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
+    from needle_report import put_into, tables
 
     page = (SCRIPTS.parent / "README.md").read_text()
     report = json.loads((SCRIPTS.parent / "docs/results/needle.json").read_text())
     assert len(report["seeds"]) == 3
-    assert put_into(page, table(report)) == page
+    assert put_into(page, tables(report)) == page
 
 
 def test_the_results_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage and every number, far too short to show anything, and nothing is done twice."""
     import reproduce_needle
+    from needle_report import tables
 
     args = argparse.Namespace(
-        seeds=[3, 4], jobs=1, scenes=8, scenes_seed=77, out=tmp_path, json=tmp_path / "results.json", quick=True
+        seeds=[3, 4], jobs=1, scenes=8, scenes_seed=77, out=tmp_path / "out", results=tmp_path / "results", quick=True
     )
     report = reproduce_needle.reproduce(args)
-    assert json.loads(args.json.read_text()) == report
-    assert set(report["seeds"]) == {"3"}
-    needed = "accuracy_selected_view accuracy_direct_selected_view accuracy_full_view tool_rate accuracy_own_crop "
-    needed += "accuracy_gt_crop accuracy_noise_crop crop_area_ratio mean_iou coverage_above_tau seconds"
-    for stage in ("stage1", "control", "stage2"):
-        assert set(needed.split()) <= set(report["seeds"]["3"][stage])
-    assert "| accuracy at the selected view, % |" in reproduce_needle.table(report)
+    assert json.loads((args.results / "needle.json").read_text()) == report
+    assert report["seeds"] == [3]
+    assert set(report["policies"]) == {"shipped", "stage1", "control", "stage2"}
+    for views in report["policies"].values():
+        assert set(views) == {"selected", "16"}
+        assert {"own", "gt", "noise", "no_tool"} <= set(views["selected"]["arms"])
+        assert {"crop_dependence", "gap_closure", "call_gain"} <= set(views["selected"]["probes"])
+    assert {(row["policy"], row["arm"]) for row in report["costs"]} == {
+        ("shipped", "no_tool"),
+        ("control", "own"),
+        ("stage1", "own"),
+        ("stage2", "own"),
+    }
+    assert "| crop dependence: own minus noise |" in tables(report)
+    assert (args.results / "needle_stage1" / "dependence.png").is_file()
     assert sys.path[0] == str(SCRIPTS)
-    weights = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")}
-    assert reproduce_needle.reproduce(args)["seeds"] == report["seeds"]
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.ckpt")} == weights
+    kept = [*args.out.rglob("*.ckpt"), *args.out.rglob("predictions.jsonl")]
+    made = {path: path.stat().st_mtime_ns for path in kept}
+    assert reproduce_needle.reproduce(args)["policies"] == report["policies"]
+    assert {path: path.stat().st_mtime_ns for path in made} == made

@@ -1,0 +1,274 @@
+"""``infogap test`` and ``compare`` as a user runs them, with the shipped policy on a few needle scenes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from infogap.cli import main
+from infogap.data.needle import NeedleConfig, make_samples
+from infogap.data.shards import write_shards
+from infogap.evaluation.engine import ArmPlayer
+from infogap.evaluation.prediction_file import load_contents, load_predictions
+from infogap.evaluation.question import BenchmarkError
+from infogap.policy.loading import NEEDLE_POLICY
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+SCENES = 8
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:LightningCLI's args parameter is intended to run from within Python"),
+    pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero"),
+]
+
+
+def arguments(folder: Path, *more: str) -> list[str]:
+    return [
+        "test",
+        f"--config={CONFIGS}/eval/needle.yaml",
+        f"--model.output={folder / 'out'}",
+        f"--data.root={folder / 'scenes'}",
+        f"--data.needle.count={SCENES}",
+        "--data.batch_size=3",
+        "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+        *more,
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One evaluation of the shipped policy."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    main(arguments(folder))
+    return folder
+
+
+def results(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "out" / "results.json").read_text())
+    return found
+
+
+def test_an_evaluation_writes_everything(folder: Path) -> None:
+    found = results(folder)
+    assert {path.name for path in (folder / "out").iterdir()} == {
+        "predictions.jsonl",
+        "results.json",
+        "report.md",
+        "accuracy_against_tokens.png",
+        "dependence.png",
+        "crop_area.png",
+    }
+    assert set(found["views"]) == {"selected", "1024"}
+    arms = {"no_image", "no_tool", "own", "gt", "noise", "random", "other", "gt_only"}
+    assert set(found["views"]["selected"]["arms"]) == arms
+    assert {"crop_dependence", "gap_closure", "information_gain_over_placebo"} <= set(
+        found["views"]["selected"]["probes"]
+    )
+    report = (folder / "out" / "report.md").read_text()
+    assert "crop_dependence" in report
+    assert "dependence.png" in report
+
+
+def test_the_protocol_says_how_it_was_played(folder: Path) -> None:
+    protocol = results(folder)["protocol"]
+    assert protocol["weights"].startswith("sha256:")
+    assert protocol["play"]["views"] == ["selected", 1024]
+    assert protocol["play"]["limits"]["max_crops"] == 1
+    assert protocol["play"]["sampling"]["temperature"] == 0
+    assert (protocol["matching"], protocol["unreadable"], protocol["judge"]) == ("strict", "wrong", None)
+    assert set(protocol["versions"]) == {"torch", "transformers", "lightning", "pillow"}
+    assert "commit" in protocol
+    rows, left_out = results(folder)["counts"]["rows"], protocol["rows_left_out"]
+    assert rows + left_out == SCENES
+
+
+def test_every_row_has_every_arm_and_view(folder: Path) -> None:
+    predictions = load_predictions(folder / "out" / "predictions.jsonl")
+    rows = {prediction.key for prediction in predictions}
+    assert len(predictions) == len(rows) * 8 * 2
+    assert all(prediction.cluster != prediction.key for prediction in predictions)  # a digest of the image
+
+
+def test_a_second_run_plays_what_is_missing_and_nothing_else(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "scenes").symlink_to(folder / "scenes")
+    whole = (folder / "out" / "predictions.jsonl").read_bytes()
+    half = tmp_path / "out" / "predictions.jsonl"
+    half.write_bytes(whole.replace(str(folder).encode(), str(tmp_path).encode())[: len(whole) // 2])
+    done = {prediction.key for prediction in load_predictions(half)}
+    played: list[str] = []
+    play = ArmPlayer.play
+
+    def note(self: ArmPlayer, cases: Any) -> Any:
+        played.extend(case.question.key for case in cases)
+        return play(self, cases)
+
+    monkeypatch.setattr(ArmPlayer, "play", note)
+    main(arguments(tmp_path))
+    everything = {p.key for p in load_predictions(folder / "out" / "predictions.jsonl")}
+    assert set(played) >= everything - done
+    assert len(played) < len(everything)
+    first, second = results(folder)["views"], results(tmp_path)["views"]
+    for view in first:
+        for arm, numbers in first[view]["arms"].items():
+            assert second[view]["arms"][arm]["accuracy"] == numbers["accuracy"]
+            assert second[view]["arms"][arm]["visual_tokens"] == numbers["visual_tokens"]
+    played.clear()
+    main(arguments(tmp_path))
+    assert played == []
+
+
+def test_another_way_of_playing_is_not_mixed_in(folder: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"was made with .*give model\.output another folder"):
+        main(arguments(folder, "--model.play.views=[64]"))
+
+
+def test_a_folder_is_a_policy_of_its_own_and_a_checkpoint_gives_weights(folder: Path, tmp_path: Path) -> None:
+    few = ["--model.play.views=[64]", "--model.play.arms=[own]", "--model.play.information_gain=false"]
+    few += ["--data.limit=3", f"--data.root={folder / 'scenes'}"]
+    main(arguments(tmp_path, f"--model.init_from={NEEDLE_POLICY}", "--model.policy.path=/nowhere", *few))
+    shipped = load_contents(tmp_path / "out" / "predictions.jsonl")
+    assert shipped.protocol["policy"] == str(NEEDLE_POLICY)
+    weights = tmp_path / "zero.ckpt"
+    from infogap.policy.loading import PolicyConfig, load_policy
+
+    state = load_policy(PolicyConfig(), ()).state_dict()
+    torch.save({"state_dict": {f"policy.{name}": torch.zeros_like(value) for name, value in state.items()}}, weights)
+    changed = arguments(tmp_path, f"--model.init_from={weights}", f"--model.output={tmp_path / 'zero'}", *few)
+    main(changed)
+    zero = load_predictions(tmp_path / "zero" / "predictions.jsonl")
+    assert {p.crops for p in zero} == {()}
+    assert all(p.crops for p in shipped.predictions.values())
+
+
+def test_a_row_that_cannot_be_read_is_counted_and_said(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = list(make_samples(NeedleConfig(), 9, 3))
+    write_shards(samples, tmp_path / "scenes", 8)
+    (shard,) = (tmp_path / "scenes").glob("*.tar")
+    data = bytearray(shard.read_bytes())
+    image = samples[1].image.data
+    place = data.index(image)
+    data[place + 200 : place + len(image) - 100] = bytes(len(image) - 300)
+    shard.write_bytes(bytes(data))
+    few = ["--data.needle=null", "--data.require_view_tokens=false", "--model.play.views=[64]"]
+    main(arguments(tmp_path, *few))
+    counts = results(tmp_path)["counts"]
+    assert (counts["rows"], counts["unreadable"]) == (3, 1)
+    assert counts["unreadable_reasons"][0]["key"] == samples[1].key
+    assert "unreadable" in caplog.text
+    own = results(tmp_path)["views"]["64"]["arms"]["own"]
+    assert own["accuracy"]["count"] == 3
+    assert own["unreadable"]["value"] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--data.benchmark=vstr"], "did you mean 'vstar'"),
+        (["--data.benchmark=pope", "--data.needle=null"], "gt, gt_only show annotated evidence, which pope"),
+        (["--data.needle=null", "--data.root=/nowhere"], "/nowhere"),
+        (["--model.init_from=/nowhere.ckpt"], "/nowhere.ckpt"),
+        (["--model.scoring.mode=official"], "shards has no rule of its own"),
+        (["--model.play.arms=[own,gtt]"], "gtt"),
+        (["--model.play.view=[64]"], "did you mean views"),
+        (["--trainer.devices=2", "--trainer.strategy=ddp"], "2 processes, which this version cannot do"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_a_mistake_costs_one_sentence(folder: Path, more: list[str], sentence: str) -> None:
+    command = [sys.executable, "-m", "infogap.cli", *arguments(folder, *more)]
+    run = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert run.returncode == 2
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("error: ")
+    assert sentence in last
+    assert "Traceback" not in run.stderr
+
+
+def test_the_program_says_what_it_can_do() -> None:
+    run = subprocess.run([sys.executable, "-m", "infogap.cli", "--help"], capture_output=True, text=True)
+    assert run.returncode == 0
+    for command in ("fit", "validate", "test", "compare"):
+        assert f"\n  {command}" in run.stdout
+
+
+def test_two_results_are_compared(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--model.play.views=[selected]", f"--data.root={folder / 'scenes'}", "--model.seed=1"]
+    few = [argument for argument in few if "seed" not in argument]
+    main(arguments(tmp_path, *few))
+    capsys.readouterr()
+    main(["compare", str(folder / "out"), str(tmp_path / "out"), "--names", "first", "second"])
+    shown = capsys.readouterr().out
+    assert "first" in shown
+    assert "second" in shown
+    assert "own" in shown
+
+
+def fit(folder: Path, values: dict[str, Any], shards: Path) -> Path:
+    """Three steps of stage 1 with a configuration; returns where its files are."""
+    values["model"]["protocol"] = str(CONFIGS / "protocol" / "needle.yaml")
+    folder.mkdir()
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    small = {
+        "data.root": shards / "train",
+        "data.val_root": shards / "val",
+        "data.needle.count": 24,
+        "data.needle.val_count": 8,
+        "data.prompts_per_step": 2,
+        "model.rollout.group_size": 4,
+        "trainer.accelerator": "cpu",
+        "trainer.limit_train_batches": 3,
+        "trainer.limit_val_batches": 1,
+        "trainer.val_check_interval": 1,
+        "trainer.num_sanity_val_steps": 0,
+        "trainer.logger.init_args.save_dir": folder,
+        "trainer.enable_progress_bar": "false",
+    }
+    main(["fit", f"--config={folder / 'config.yaml'}", *(f"--{key}={value}" for key, value in small.items())])
+    return folder / "stage1"
+
+
+def test_the_probe_during_training_changes_nothing_and_says_what_the_evaluation_says(tmp_path: Path) -> None:
+    values = yaml.safe_load((CONFIGS / "stage1.yaml").read_text())
+    callbacks = values["trainer"]["callbacks"]
+    values["trainer"]["callbacks"] = [c for c in callbacks if c["class_path"] != "RewardProgressBar"]
+    (probe,) = [callback for callback in callbacks if callback["class_path"] == "CropDependence"]
+    probe["init_args"] = {"rows": 5, "every_n_validations": 2, "batch_size": 4}
+    probed = fit(tmp_path / "with", values, tmp_path / "shards")
+    values["trainer"]["callbacks"] = [c for c in values["trainer"]["callbacks"] if c is not probe]
+    plain = fit(tmp_path / "without", values, tmp_path / "shards")
+
+    names = ("episodes/rank_0.jsonl",)
+    assert all((probed / name).read_bytes() == (plain / name).read_bytes() for name in names)
+    weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (probed, plain)]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+    events = EventAccumulator(str(probed))
+    events.Reload()
+    logged = {name: events.Scalars(f"eval/{name}") for name in ("own_crop", "noise_crop", "crop_dependence", "gt_crop")}
+    assert [event.step for event in logged["own_crop"]] == [0, 2]  # of three validations the first and the third
+    last = {name: found[-1].value for name, found in logged.items()}
+    assert last["crop_dependence"] == pytest.approx(last["own_crop"] - last["noise_crop"])
+    more = [f"--data.root={tmp_path / 'shards' / 'val'}", "--data.needle=null", "--model.play.views=[selected]"]
+    main(arguments(tmp_path, f"--model.init_from={probed / 'checkpoints/last.ckpt'}", *more))
+    arms: dict[str, list[bool]] = {}
+    predictions = load_predictions(tmp_path / "out" / "predictions.jsonl")
+    first = list(dict.fromkeys(p.key for p in predictions))[:5]
+    for prediction in predictions:
+        if prediction.key in first:
+            arms.setdefault(prediction.arm, []).append(prediction.correct)
+    for arm, name in (("own", "own_crop"), ("noise", "noise_crop"), ("gt", "gt_crop")):
+        assert last[name] == pytest.approx(sum(arms[arm]) / 5)
