@@ -95,6 +95,12 @@ def test_protocols_that_differ_are_a_remark_that_names_the_fields(tmp_path: Path
     assert compare([first, first], ["one", "two"]).remarks == ()
 
 
+def test_that_policies_differ_is_no_remark(tmp_path: Path) -> None:
+    first = save(tmp_path / "a", answers("own", "10"), policy="a", weights="sha256:1", seed=0)
+    second = save(tmp_path / "b", answers("own", "10"), policy="b", weights="sha256:2", seed=0)
+    assert compare([first, second]).remarks == ()
+
+
 def test_other_right_answers_are_a_remark(tmp_path: Path) -> None:
     first = save(tmp_path / "a", answers("own", "10"))
     second = save(tmp_path / "b", answers("own", "10", gold="C"))

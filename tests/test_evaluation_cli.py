@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import benchmark_files as files
 import pytest
 import torch
 import yaml
@@ -16,9 +17,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from infogap.cli import main
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.shards import write_shards
+from infogap.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from infogap.evaluation.engine import ArmPlayer
 from infogap.evaluation.prediction_file import load_contents, load_predictions
-from infogap.evaluation.question import BenchmarkError
+from infogap.evaluation.question import BenchmarkError, UnreadableRow
 from infogap.policy.loading import NEEDLE_POLICY
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -215,6 +217,58 @@ def test_two_results_are_compared(folder: Path, tmp_path: Path, capsys: pytest.C
     assert "first" in shown
     assert "second" in shown
     assert "own" in shown
+
+
+def written(name: str, folder: Path) -> Path:
+    """A miniature of a benchmark's files, as they are published."""
+    if name.startswith("hrbench"):
+        return files.write_tsv(folder / f"hr_bench_{name[-2:]}.tsv", files.hrbench_rows())
+    if name.startswith("visualprobe"):
+        return files.visualprobe(folder)
+    if name == "cvbench":
+        files.write_parquet(folder / "test_2d.parquet", files.cvbench_rows())
+        files.write_parquet(folder / "test_3d.parquet", [files.cvbench_rows()[0] | {"idx": 99}])
+        return folder
+    write = {
+        "vstar": lambda: files.vstar_annotations(folder),
+        "mme_realworld": lambda: files.write_parquet(folder / "data.parquet", files.mme_rows()),
+        "mme_realworld_lite": lambda: files.write_parquet(folder / "data.parquet", files.mme_rows()),
+        "xlrs_lite": lambda: files.write_json_lines(folder / "part0.jsonl", files.xlrs_rows()),
+        "treebench": lambda: files.write_tsv(folder / "TreeBench.tsv", files.treebench_rows()),
+        "zoombench": lambda: files.write_parquet(folder / "test.parquet", files.zoombench_rows()),
+        "mmstar": lambda: files.write_parquet(folder / "mmstar.parquet", files.mmstar_rows()),
+        "pope": lambda: files.write_parquet(folder / "test-0.parquet", files.pope_rows()),
+    }
+    return write[name]()
+
+
+@pytest.mark.parametrize("name", sorted({*BENCHMARKS} - {"shards"}))
+def test_every_published_benchmark_runs_by_its_configuration(name: str, tmp_path: Path) -> None:
+    """With a policy that answers nonsense; what is checked is that every row is played or counted, and reported."""
+    root = written(name, tmp_path / "data")
+    small = {
+        "model.init_from": NEEDLE_POLICY,
+        "model.policy.dtype": "bfloat16",
+        "model.protocol": CONFIGS / "protocol" / "needle.yaml",  # the texts that this policy has tokens for
+        "model.play.views": "[16,32]",
+        "model.play.crop.max_tokens": 16,
+        "model.play.limits.max_turn_tokens": 8,
+        "model.play.limits.max_episode_tokens": 16,
+        "model.output": tmp_path / "out",
+        "data.root": root,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": "false",
+    }
+    main(["test", f"--config={CONFIGS}/eval/{name}.yaml", *(f"--{key}={value}" for key, value in small.items())])
+    rows = list(find_benchmark(name).rows(root))
+    found = results(tmp_path)
+    assert found["benchmark"] == name
+    assert found["counts"]["rows"] == len(rows)
+    assert found["counts"]["unreadable"] == sum(isinstance(row, UnreadableRow) for row in rows)
+    assert set(found["views"]) == {"16", "32"}
+    assert {prediction.key for prediction in load_predictions(tmp_path / "out" / "predictions.jsonl")} == {
+        row.key for row in rows
+    }
 
 
 def fit(folder: Path, values: dict[str, Any], shards: Path) -> Path:

@@ -410,7 +410,7 @@ def test_nothing_is_done_before_there_is_something_to_judge(
     settings = config(api_key_variable="UNSET_JUDGE_KEY")
     assert Judge(settings).read_many([]) == []
     assert not server.requests
-    assert not Path(settings.cache).exists()
+    assert not Path(settings.cache).parent.exists()
 
 
 def test_the_key_is_sent_and_told_nobody(

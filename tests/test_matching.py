@@ -60,7 +60,7 @@ COLOURS = ("dark green", "red", "blue", "green")
         ("The final answer is **d**.", 3),
         ("Is the answer A? No, it is B.", 1),
         ("B\N{IDEOGRAPHIC FULL STOP}", 1),
-        ("B\N{IDEOGRAPHIC COMMA}red", 1),
+        ("A\N{IDEOGRAPHIC COMMA}red", 0),
         ("B\N{FULLWIDTH COMMA}\u56e0\u4e3a\u662f\u7ea2\u8272", 1),
         ("\N{LEFT BLACK LENTICULAR BRACKET}b\N{RIGHT BLACK LENTICULAR BRACKET}", 1),
         ("red\N{IDEOGRAPHIC FULL STOP}", 1),
@@ -159,6 +159,10 @@ def test_the_same_text_twice_is_no_option() -> None:
 
 def test_a_found_option_knows_its_letter() -> None:
     assert FoundOption(2, OptionRule.LETTER).letter == "C"
+
+
+def test_an_option_that_is_boxed_itself() -> None:
+    assert option_index(r"\boxed{2}", (r"\boxed{2}", "2")) == 0
 
 
 def test_yes_and_no() -> None:

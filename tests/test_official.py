@@ -46,6 +46,7 @@ def reading(read: str, right: str) -> Reading:
         ("The answer is red", "B"),
         ("Best answer: C", "B"),  # the B of "Best", for the phrase is never found
         ("The best option is C", "C"),
+        ("The best option is red", ""),  # that phrase neither
         ("The correct option is C", "C"),
         ("Based on the sign, D", "B"),
         ("Dark green, so (A)", "D"),
@@ -60,6 +61,11 @@ def reading(read: str, right: str) -> Reading:
 )
 def test_mme_realworld(make: Make, answer: str, read: str) -> None:
     assert official.mme_realworld(make("B", FIVE), answer) == reading(read, "B")
+
+
+def test_mme_realworld_reads_no_long_text(make: Make) -> None:
+    assert official.mme_realworld(make("B", ("yes", DOUBT)), DOUBT.lower()) == UNMATCHED
+    assert official.mme_realworld(make("B", ("yes", DOUBT)), DOUBT.lower()[2:20]) == reading("B", "B")
 
 
 @pytest.mark.parametrize(

@@ -226,6 +226,7 @@ SETS = [
     ("(A) forest\n(C) lake", "AC"),
     ("A. forest\nC. lake", "AC"),
     ("A: forest, C: lake", "AC"),
+    ("A. forest and C. lake", "AC"),
     ("It shows (A) a forest and (C) a lake.", "AC"),
     ("A, B, and D", "ABD"),
     ("b", "B"),

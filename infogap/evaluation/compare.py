@@ -21,6 +21,9 @@ from infogap.evaluation.tables import POINTS, UNDEFINED, Table, format_number, s
 
 RESULTS_NAME: Final = "results.json"
 
+COMPARED: Final = frozenset({"policy", "weights"})
+"""Fields of the protocol that results are compared for; all others should be the same."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -187,7 +190,11 @@ def _protocol_remarks(names: Sequence[str], results: Sequence[Results]) -> Itera
     first = dict(_fields(results[0].protocol))
     for name, result in zip(names[1:], results[1:], strict=True):
         fields = dict(_fields(result.protocol))
-        differing = [field for field in dict.fromkeys((*first, *fields)) if first.get(field) != fields.get(field)]
+        differing = [
+            field
+            for field in dict.fromkeys((*first, *fields))
+            if first.get(field) != fields.get(field) and field not in COMPARED
+        ]
         if differing:
             listed = "; ".join(f"{f} ({first.get(f)!r}, here {fields.get(f)!r})" for f in differing)
             yield f"The protocol of {name} differs from that of {names[0]} in: {listed}."

@@ -17,7 +17,7 @@ _WHOLE_LIST: Final = re.compile(rf"{_LIST}(?:{_DECORATION})*")
 _WHOLE_LOWER_CASE_LIST: Final = re.compile(rf"(?:(?:{_DECORATION})*+\b[A-Za-z]\b)+(?:{_DECORATION})*")
 _STATED_LIST: Final = re.compile(
     r"\b(?:[Aa]nswer|[Oo]ption|[Cc]hoice)(?:s|\(s\))?(?:\s+(?:is\(are\)|is\b|are\b))?(?=[\s:(\[*\"'`])"
-    rf"({_LIST})(?!\s*\bor\b)(?=\W*$|\s*[.,;:]|\s+(?:because|since|as)\b)"
+    rf"({_LIST})(?=\W*$|\s*[.,;:]|\s+(?:because|since|as)\b)"
 )
 _HEADING: Final = re.compile(r"(?:^|[,;.]\s|\band\s)[\s*-]*(?:\(([A-Z])\)|([A-Z])[).:])", re.MULTILINE)
 _ALONE: Final = r"(?<![\w'])[A-Z](?![\w'])"

@@ -11,14 +11,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
+from torchmetrics.aggregation import MeanMetric
 
 import infogap
 from infogap.episode.protocol import Protocol, ProtocolConfig
-from infogap.evaluation.arms import NEEDS_BOXES, Case, PlayConfig
+from infogap.evaluation.arms import NEEDS_BOXES, ArmName, Case, PlayConfig
 from infogap.evaluation.datamodule import BenchmarkDataModule, RowBatch
 from infogap.evaluation.engine import ArmPlayer, Outcome
 from infogap.evaluation.judge import Judge, JudgeConfig
@@ -87,6 +88,7 @@ class EvaluationModule(LightningModule):
         self.play, self.scoring = play or PlayConfig(), scoring or ScoringConfig()
         self.output, self.seed = Path(output), seed
         self.policy: Policy | None = None
+        self._accuracy_so_far = {arm: MeanMetric() for arm in self.play.arms}
         self._left_out = 0
 
     def setup(self, stage: str) -> None:
@@ -131,6 +133,7 @@ class EvaluationModule(LightningModule):
             predictions += unreadable_predictions(row, self.play)
         if predictions:
             self._file.append(predictions)
+            self._show_progress(predictions)
 
     def on_test_end(self) -> None:
         """Write and print the numbers."""
@@ -157,6 +160,14 @@ class EvaluationModule(LightningModule):
     def _score(self, outcomes: Sequence[Outcome]) -> list[Prediction]:
         readings = self._scorer.read_many([(o.case.question, o.episode.answer) for o in outcomes])
         return [to_prediction(outcome, reading) for outcome, reading in zip(outcomes, readings, strict=True)]
+
+    def _show_progress(self, predictions: Sequence[Prediction]) -> None:
+        """Accuracies over what this run has played; the results, with their intervals, are made at the end."""
+        for prediction in predictions:
+            self._accuracy_so_far[cast(ArmName, prediction.arm)].update(float(prediction.correct))
+        for arm, metric in self._accuracy_so_far.items():
+            if metric.update_called:
+                self.log(f"test/{arm}", metric.compute(), prog_bar=arm in ("no_tool", "own"), batch_size=1)
 
     def _places(self, case: Case) -> list[Place]:
         """The episodes of a row."""
