@@ -120,12 +120,13 @@ class EvaluationCLI(InfogapCLI):
         """
         model, data = self.model, self.datamodule
         data.prepare_data()
-        if data.benchmark.name != "shards" or "selected" not in model.play.views:
+        needed = "selected" in model.play.views or data.require_view_tokens
+        if data.benchmark.name != "shards" or not needed:
             return
         play = model.play
         view = ViewConfig(min_tokens=play.min_view_tokens)
         rollout = RolloutConfig(view=view, crop=play.crop, limits=play.limits)
-        ensure_manifest(data.root, model.policy_config, model.protocol, rollout, self._resolution, strict=data.strict)
+        ensure_manifest(data.root, model.first_policy, model.protocol, rollout, self._resolution, strict=data.strict)
 
 
 def main(args: ArgsType = None) -> None:

@@ -13,6 +13,7 @@ import pytest
 from infogap.data.shards import write_shards
 from infogap.evaluation.benchmarks.registry import find_benchmark
 from infogap.evaluation.question import BenchmarkError, Question, UnreadableRow
+from infogap.geometry import Box
 
 
 def rows_of(name: str, root: Path) -> list[Any]:
@@ -114,12 +115,6 @@ def test_a_row_with_too_few_fields_is_told(tmp_path: Path) -> None:
         ("[1, 2, 3, 4]", "the box 1 is no list of four numbers, correct it"),
         ("[[1, 2, 3]]", "the box [1, 2, 3] is no list of four numbers, correct it"),
         ("[[1, 2, True, 4]]", "the box [1, 2, True, 4] is no list of four numbers, correct it"),
-        ("[[5, 2, 5, 4]]", "the box (5, 2, 5, 4) is empty: give x1 < x2 and y1 < y2"),
-        (
-            "[[1, 2, 1e999, 4]]",
-            "the box (1, 2, not finite, 4) has a coordinate that is not finite: give four finite numbers",
-        ),
-        ("[[0, 0, 66, 9]]", "the box (0.0, 0.0, 66.0, 9.0) is not inside the image of 64x48 pixels, correct it"),
     ],
 )
 def test_a_bad_box_is_told(tmp_path: Path, boxes: str, fault: str) -> None:
@@ -128,13 +123,31 @@ def test_a_bad_box_is_told(tmp_path: Path, boxes: str, fault: str) -> None:
     assert only_fault(rows_of("treebench", file)).reason == f"Row 2 of {file}, column 'target_instances': {fault}."
 
 
-def test_a_bad_box_of_vstar_is_told_by_its_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("boxes", "fault"),
+    [
+        ("[[5, 2, 5, 4]]", "the box (5, 2, 5, 4) is empty: give x1 < x2 and y1 < y2"),
+        ("[[1, 2, 3, 4], [1, 2, 1e999, 4]]", "the box (1, 2, not finite, 4) has a coordinate that is not finite"),
+        ("[[64, 0, 70, 9]]", "the box (64, 0, 70, 9) lies outside the image of 64x48 pixels"),
+    ],
+)
+def test_a_row_whose_box_is_nowhere_is_asked_without_boxes(
+    tmp_path: Path, boxes: str, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Most arms need no box, and none of them should lose the row for an annotation."""
+    first, second = files.treebench_rows()
+    file = files.write_tsv(tmp_path / "TreeBench.tsv", [first, second | {"target_instances": boxes}])
+    _, row = rows_of("treebench", file)
+    assert row.sample.evidence == ()
+    assert f"Row 2 of {file}, column 'target_instances': {fault}" in caplog.text
+    assert "its row is asked without boxes." in caplog.text
+
+
+def test_a_box_over_the_edge_is_cut_there(tmp_path: Path) -> None:
     file = files.vstar_annotations(tmp_path) / "direct_attributes" / "sa_1.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"bbox": [[60, 0, 9, 9]]}))
-    row = only_fault(rows_of("vstar", tmp_path))
-    box = "the box (60.0, 0.0, 69.0, 9.0) is not inside the image of 64x48 pixels, correct it"
-    assert row.reason == f"{file}, column 'bbox': {box}."
-    assert (row.key, row.category) == ("direct_attributes/sa_1", "direct_attributes")
+    (row,) = [row for row in rows_of("vstar", tmp_path) if row.key == "direct_attributes/sa_1"]
+    assert row.sample.evidence == ((Box(60, 0, 64, 9),),)
 
 
 def test_a_json_file_of_vstar_without_boxes_is_told(tmp_path: Path) -> None:

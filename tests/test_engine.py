@@ -18,7 +18,7 @@ from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.sample import Sample
 from infogap.episode.environment import EpisodeLimits
 from infogap.episode.protocol import Protocol, ProtocolConfig
-from infogap.evaluation.arms import ArmName, Case, PlayConfig
+from infogap.evaluation.arms import DIRECT_ARMS, ArmName, Case, PlayConfig
 from infogap.evaluation.engine import ArmPlayer, Outcome
 from infogap.evaluation.measure import box_iou, to_prediction, unreadable_predictions
 from infogap.evaluation.question import Question, Reading, UnreadableRow
@@ -186,14 +186,63 @@ def test_an_image_that_cannot_be_decoded_is_a_row_that_cannot_be_read() -> None:
     assert "other" not in by_arm(played.outcomes, cases[2].question.key)
 
 
+def test_another_image_that_cannot_be_decoded_costs_its_arm_alone() -> None:
+    """Also where its own row is played later, or was played in an earlier run."""
+    first = make_cases(1)[0]
+    data = first.question.sample.image.data
+    corrupt = HighResImage(data[: len(data) // 2], name="half")
+    found = play([replace(first, other=corrupt)])
+    assert {outcome.arm for outcome in found} == set(ARMS) - {"other"}
+
+
+def test_arms_without_a_view_are_played_once_for_all_views(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    chunk = type(POLICY).chunk
+    monkeypatch.setattr(type(POLICY), "chunk", lambda self, text, *a: (shown.append(text), chunk(self, text, *a))[1])
+    found = play(make_cases(1), views=(64, 128, 256), arms=("no_image", "gt_only"))
+    assert len(shown) == 2
+    assert [(o.view, o.arm) for o in found] == [(v, a) for v in (64, 128, 256) for a in ("no_image", "gt_only")]
+
+
+def test_all_pieces_of_evidence_are_shown_together() -> None:
+    case = make_cases(1)[0]
+    sample = case.question.sample
+    two = replace(sample, evidence=((Box(10, 20, 40, 60),), (Box(300, 30, 320, 50), Box(290, 30, 330, 70))))
+    image = DIRECT_ARMS["gt_only"]
+    assert image is not None
+    shown = image(config(crop=CropConfig(1024, 4)), case_of(two))
+    assert shown is not None
+    assert shown.tobytes() == sample.image.crop(Box(10, 20, 330, 70), 1024, 4).tobytes()
+
+
+def test_only_an_arm_alone_has_a_time_of_its_own() -> None:
+    cases = make_cases(2)
+    assert {o.seconds for o in play(cases, arms=("no_tool", "own"))} == {None}
+    alone = [o.seconds for o in play(cases, arms=("own",), attempts=2, sampling=SamplingConfig(1.0))]
+    assert len(alone) == 4
+    assert len(set(alone)) == 1
+    assert alone[0] is not None
+    assert 0 < alone[0] < 10
+
+
 def test_the_official_prompt_is_shown_word_for_word(monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_cases(1)[0]
     question = replace(case.question, official_prompt="Which?\nA. 3\nB. 4\nAnswer with a letter.")
     seen: list[str] = []
     chunk = type(POLICY).chunk
     monkeypatch.setattr(type(POLICY), "chunk", lambda self, text, *a: (seen.append(text), chunk(self, text, *a))[1])
-    play([replace(case, question=question)], prompt="official", arms=("no_tool",))
+    (outcome,) = play([replace(case, question=question)], prompt="official", arms=("no_tool",))
+    (prompt,) = seen
+    assert prompt == (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+        "<|vision_start|><|image_pad|><|vision_end|>Which?\nA. 3\nB. 4\nAnswer with a letter.<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert outcome.answer is not None or outcome.episode.truncated
+    seen.clear()
+    play([replace(case, question=question)], prompt="official", arms=("own",))
     assert "Which?\nA. 3\nB. 4\nAnswer with a letter." in seen[0]
+    assert PROTOCOL.config.tool_system_prompt in seen[0]
     assert case.question.sample.question not in seen[0]
 
 

@@ -131,6 +131,63 @@ def test_a_second_run_plays_what_is_missing_and_nothing_else(
     assert played == []
 
 
+def small(folder: Path, *more: str) -> list[str]:
+    few = ["--data.needle=null", "--data.require_view_tokens=false", "--model.play.views=[16]"]
+    return arguments(folder, *few, "--model.play.arms=[no_tool]", "--model.play.information_gain=false", *more)
+
+
+def test_results_hold_what_the_data_hold_now(tmp_path: Path) -> None:
+    samples = list(make_samples(NeedleConfig(), 9, 3))
+    write_shards(samples, tmp_path / "scenes", 8)
+    main(small(tmp_path))
+    assert results(tmp_path)["counts"]["rows"] == 3
+    for shard in (tmp_path / "scenes").iterdir():
+        shard.unlink()
+    write_shards(samples[:2], tmp_path / "scenes", 8)
+    with pytest.raises(BenchmarkError, match="was made with files"):
+        main(small(tmp_path))
+
+
+def test_a_row_with_another_right_answer_is_not_taken_for_the_one_that_was_played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = list(make_samples(NeedleConfig(), 9, 2))
+    write_shards(samples, tmp_path / "scenes", 8)
+    main(small(tmp_path))
+    path = tmp_path / "out" / "predictions.jsonl"
+    gold = load_predictions(path)[0].gold
+    path.write_text(path.read_text().replace(f'"gold": "{gold}"', '"gold": "Z"', 1))
+    with pytest.raises(BenchmarkError, match=f"its right answer was 'Z', and now it is '{gold}'"):
+        main(small(tmp_path))
+
+
+def test_a_row_that_was_mended_is_played(tmp_path: Path) -> None:
+    samples = list(make_samples(NeedleConfig(), 9, 2))
+    write_shards(samples, tmp_path / "scenes", 8)
+    (shard,) = (tmp_path / "scenes").glob("*.tar")
+    sound = shard.read_bytes()
+    place = sound.index(samples[1].image.data)
+    shard.write_bytes(sound[: place + 100] + bytes(400) + sound[place + 500 :])
+    main(small(tmp_path))
+    assert results(tmp_path)["counts"]["unreadable"] == 1
+    shard.write_bytes(sound)
+    main(small(tmp_path))
+    assert results(tmp_path)["counts"]["unreadable"] == 0
+
+
+def test_fixed_views_of_needle_scenes_are_played_too(tmp_path: Path) -> None:
+    main(arguments(tmp_path, "--model.play.views=[16]", "--model.play.arms=[own]"))
+    assert 0 < results(tmp_path)["counts"]["rows"] <= SCENES
+
+
+def test_a_model_folder_does_not_select_its_own_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("infogap.cli.ensure_manifest", lambda root, policy, *_, **__: asked.append(policy.path))
+    with pytest.raises(BenchmarkError, match=f"No row of .* was played: {SCENES} were left out"):
+        main(arguments(tmp_path, f"--model.init_from={NEEDLE_POLICY}"))
+    assert asked == ["needle"]
+
+
 def test_another_way_of_playing_is_not_mixed_in(folder: Path) -> None:
     with pytest.raises(BenchmarkError, match=r"was made with .*give model\.output another folder"):
         main(arguments(folder, "--model.play.views=[64]"))
@@ -138,7 +195,7 @@ def test_another_way_of_playing_is_not_mixed_in(folder: Path) -> None:
 
 def test_a_folder_is_a_policy_of_its_own_and_a_checkpoint_gives_weights(folder: Path, tmp_path: Path) -> None:
     few = ["--model.play.views=[64]", "--model.play.arms=[own]", "--model.play.information_gain=false"]
-    few += ["--data.limit=3", f"--data.root={folder / 'scenes'}"]
+    few += ["--data.limit=3", f"--data.root={folder / 'scenes'}", "--data.require_view_tokens=false"]
     main(arguments(tmp_path, f"--model.init_from={NEEDLE_POLICY}", "--model.policy.path=/nowhere", *few))
     shipped = load_contents(tmp_path / "out" / "predictions.jsonl")
     assert shipped.protocol["policy"] == str(NEEDLE_POLICY)
@@ -295,7 +352,11 @@ def fit(folder: Path, values: dict[str, Any], shards: Path) -> Path:
     return folder / "stage1"
 
 
-def test_the_probe_during_training_changes_nothing_and_says_what_the_evaluation_says(tmp_path: Path) -> None:
+def test_the_probe_during_training_changes_nothing_and_says_what_the_evaluation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probed_under: list[bool] = []
+    _note_autocast(monkeypatch, probed_under)
     values = yaml.safe_load((CONFIGS / "stage1.yaml").read_text())
     callbacks = values["trainer"]["callbacks"]
     values["trainer"]["callbacks"] = [c for c in callbacks if c["class_path"] != "RewardProgressBar"]
@@ -310,6 +371,8 @@ def test_the_probe_during_training_changes_nothing_and_says_what_the_evaluation_
     weights = [torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"] for run in (probed, plain)]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
+    assert probed_under
+    assert set(probed_under) == {False}
     events = EventAccumulator(str(probed))
     events.Reload()
     logged = {name: events.Scalars(f"eval/{name}") for name in ("own_crop", "noise_crop", "crop_dependence", "gt_crop")}
@@ -326,3 +389,25 @@ def test_the_probe_during_training_changes_nothing_and_says_what_the_evaluation_
             arms.setdefault(prediction.arm, []).append(prediction.correct)
     for arm, name in (("own", "own_crop"), ("noise", "noise_crop"), ("gt", "gt_crop")):
         assert last[name] == pytest.approx(sum(arms[arm]) / 5)
+
+
+def _note_autocast(monkeypatch: pytest.MonkeyPatch, seen: list[bool]) -> None:
+    play = ArmPlayer.play
+
+    def note(self: ArmPlayer, cases: Any) -> Any:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return play(self, cases)
+
+    monkeypatch.setattr(ArmPlayer, "play", note)
+
+
+def test_the_probe_plays_in_the_precision_of_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[bool] = []
+    _note_autocast(monkeypatch, seen)
+    values = yaml.safe_load((CONFIGS / "stage1.yaml").read_text())
+    callbacks = [c for c in values["trainer"]["callbacks"] if c["class_path"] == "CropDependence"]
+    callbacks[0]["init_args"] = {"rows": 2}
+    values["trainer"] |= {"callbacks": callbacks, "precision": "bf16-mixed"}
+    fit(tmp_path / "run", values, tmp_path / "shards")
+    assert seen
+    assert all(seen)

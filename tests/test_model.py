@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from infogap.policy import model as model_module
-from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy, load_weights, read_patchifier
+from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy, load_weights, lora_scale, read_patchifier
 from infogap.policy.model import Policy
 from infogap.policy.packing import Group, Row, pack
 from infogap.policy.patches import Patchifier
@@ -168,6 +168,19 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_changes(tmp_path: Path)
     with pytest.raises(PolicyError, match="is no model folder"):
         load_weights(policy, tmp_path)
     assert torch.equal(logprobs(policy), before)
+
+
+def test_adapters_of_another_scale_are_refused(tmp_path: Path) -> None:
+    """Alpha is in no weight, so names and shapes would fit."""
+    policy = tiny_policy(lora=LORA)
+    assert lora_scale(policy) == {"rank": 4, "alpha": 8}
+    state = {"state_dict": {f"policy.{name}": value for name, value in policy.state_dict().items()}}
+    checkpoint = tmp_path / "trained.ckpt"
+    torch.save(state | {"infogap": {"lora": {"rank": 4, "alpha": 8}}}, checkpoint)
+    load_weights(policy, checkpoint)
+    for other in (LoraConfig(rank=4, alpha=128), None):
+        with pytest.raises(PolicyError, match=r"holds adapters with .*'alpha': 8.*: set policy\.lora to the same"):
+            load_weights(tiny_policy(lora=other), checkpoint)
 
 
 def test_adapters_alone_are_trained() -> None:

@@ -316,6 +316,9 @@ def test_lora_changes_adapters_only(folder: Path) -> None:
     changed = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
     assert changed
     assert all("lora_" in name and ".visual." not in name for name in changed)
+    checkpoint: dict[str, Any] = {}
+    model.on_save_checkpoint(checkpoint)
+    assert checkpoint["infogap"]["lora"] == {"rank": 4, "alpha": 8}
 
 
 def test_the_learning_rate_warms_up_and_the_tower_has_its_own(folder: Path) -> None:

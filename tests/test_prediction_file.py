@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from predictions import predict
+from predictions import predict, unreadable
 
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.prediction_file import PredictionFile, load_contents, load_predictions, place_of
@@ -103,3 +103,20 @@ def test_half_a_character_of_a_byte_level_policy_can_be_written(tmp_path: Path) 
     path = tmp_path / "predictions.jsonl"
     write(path, replace(FULL, answer="\ud800"))
     assert load_predictions(path)[0].answer == "?"
+
+
+def test_a_row_that_was_unreadable_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    write(path, unreadable("q3"))
+    with PredictionFile(path, PROTOCOL) as file:
+        assert not file.holds([place_of(unreadable("q3"))])
+        file.append([predict("q3")])
+        assert file.holds([place_of(predict("q3"))])
+    assert load_predictions(path) == [predict("q3")]
+
+
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    with PredictionFile(path, PROTOCOL), pytest.raises(BenchmarkError, match="is being written by another run"):
+        PredictionFile(path, PROTOCOL)
+    write(path, FULL)

@@ -126,3 +126,12 @@ def test_an_arm_without_the_tool_cuts_nothing_whatever_is_written(monkeypatch: p
         assert outcome.episode.crops == []
         assert len(outcome.episode.turns) == 1
         assert outcome.crop_tokens == 0
+
+
+@pytest.mark.parametrize("written", ["B", "<think>It is A.</think>\nB", "<answer>B</answer>"])
+def test_under_the_official_prompt_what_is_written_is_the_answer(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(EVERYTHING, arms=("no_tool",), prompt="official")
+    (official,) = play(lambda prompt, images: written, config, scenes(1), monkeypatch)
+    assert official.answer == "B"
+    (ours,) = play(lambda prompt, images: written, replace(config, prompt="protocol"), scenes(1), monkeypatch)
+    assert ours.answer == ("B" if "<answer>" in written else None)

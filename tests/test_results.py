@@ -71,6 +71,7 @@ def test_rows_are_counted_whatever_became_of_them() -> None:
         "episodes": 10,
         "unanswered": 1,
         "unmatched": 1,
+        "judge_unclear": 0,
         "unreadable": 1,
         "unreadable_reasons": [{"key": "row0004", "reason": "Row row0004 of file.tsv has no image."}],
     }

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -285,3 +286,35 @@ def test_a_follower_draws_as_its_leader_would() -> None:
     (group,) = Sampler(POLICY, WARM, LIMITS).run([prompts()[2]], same, on_turn, {1: 0})
     assert tokens(group)[0] == tokens(group)[1]
     assert len(group.episodes[0]) == 3
+
+
+def test_observations_are_encoded_in_parts_that_fit_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = play(SamplingConfig(temperature=0.0))
+    passes: list[int] = []
+    encode = Sampler._encode
+
+    def note(self: Sampler, episodes: list[int], chunks: list[Chunk]) -> Tensor:
+        if max(len(chunk.token_ids) for chunk in chunks) > 1:
+            passes.append(len(episodes))
+        return encode(self, episodes, chunks)
+
+    monkeypatch.setattr(Sampler, "_encode", note)
+    play(SamplingConfig(temperature=0.0))
+    assert max(passes) > 2
+    passes.clear()
+    monkeypatch.setattr("infogap.policy.cache.MOST_SCORES", 1)
+    parted, _ = play(SamplingConfig(temperature=0.0))
+    assert set(passes) == {1}
+    assert [tokens(group) for group in parted] == [tokens(group) for group in whole]
+
+
+def test_a_pass_holds_as_many_observations_as_its_scores_leave_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = SlotCache.__new__(SlotCache)
+    cache.lengths = torch.tensor([0, 5])
+    cache.prompts = SimpleNamespace(keys=[torch.zeros(1, 1, 15, 1)])  # type: ignore[assignment]
+    # by hand: 2 heads, 15 tokens of prompt, slots of up to 5: an observation of 10 has 2 * 10 * (20 + 10) scores
+    for most, parts in ((600, [[0], [1], [2]]), (1200, [[0, 1], [2]]), (1799, [[0, 1], [2]]), (1800, [[0, 1, 2]])):
+        monkeypatch.setattr("infogap.policy.cache.MOST_SCORES", most)
+        assert cache.parts({0: 10, 1: 10, 2: 10}, heads=2) == parts
+    monkeypatch.setattr("infogap.policy.cache.MOST_SCORES", 1200)
+    assert cache.parts({7: 1, 8: 10, 9: 1}, heads=2) == [[7, 8], [9]]

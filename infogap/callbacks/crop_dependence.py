@@ -79,7 +79,9 @@ class CropDependence(Callback):
         due = self._validations % self.every_n_validations == 0
         self._validations += 1
         if due:
-            pl_module.log_dict(self._probe(cast("GRPOModule", pl_module)))
+            with trainer.precision_plugin.forward_context():  # as in a validation step, which this hook comes after
+                numbers = self._probe(cast("GRPOModule", pl_module))
+            pl_module.log_dict(numbers)
 
     def state_dict(self) -> dict[str, int]:
         """The number of validations, so that a resumed run probes when the whole one would have."""

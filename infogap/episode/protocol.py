@@ -148,6 +148,23 @@ class Protocol:
             "<|im_start|>assistant\n"
         )
 
+    def plain_prompt(self, text: str, *, image: bool = True) -> str:
+        """Render a prompt in which nothing is ours: Qwen2.5-VL's own system text, the view, a text.
+
+        Args:
+            text: the user's text, such as a benchmark's own.
+            image: as in ``prompt``.
+
+        Raises:
+            ValueError: if the text holds a special token.
+        """
+        texts.check_no_special_token("the text", text)
+        return (
+            f"<|im_start|>system\nYou are a helpful assistant.{TURN_END}\n"
+            f"<|im_start|>user\n{IMAGE_PLACEHOLDER if image else ''}{text}{TURN_END}\n"
+            "<|im_start|>assistant\n"
+        )
+
     def parse(self, text: str) -> Action:
         """Read one turn of the policy. Never raises.
 

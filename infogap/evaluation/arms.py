@@ -16,6 +16,7 @@ from infogap.data.images import HighResImage
 from infogap.episode.environment import EpisodeLimits
 from infogap.episode.tool import CropTool, GroundTruthCrop, NoiseCrop, OtherImageCrop, OwnCrop, RandomCrop, evidence_box
 from infogap.evaluation.question import Question, View
+from infogap.geometry import Box
 from infogap.policy.sampler import SamplingConfig
 from infogap.rollout import CropConfig
 
@@ -35,8 +36,9 @@ class PlayConfig:
         views: budgets of the first view, in visual tokens, each played on all rows; "selected" is the view that
             resolution selection found for a row (our own shards). LFPC section 6: 1024 and 16384.
         attempts: episodes of each arm (Avg@k); several need a temperature above 0.
-        prompt: "protocol": our layout of question and options. "official": the benchmark's own text, options and
-            instruction included, in the place of the question.
+        prompt: "protocol": our texts around question and options. "official": the benchmark's own text, options and
+            instruction included: for arms without the tool nothing else, and what is written is the answer, with or
+            without tags; for the others in the place of the question.
         information_gain: also measure log P(right answer) with and without the first own crop; needs "own".
         min_view_tokens: fewest visual tokens of a view; smaller images are enlarged.
         crop: how large crops are shown.
@@ -79,11 +81,6 @@ class PlayConfig:
         return ("own", *(arm for arm in CROP_ARMS if arm != "own" and arm in self.arms)) if self._crops else ()
 
     @property
-    def direct_arms(self) -> tuple[ArmName, ...]:
-        """The arms that are not told of the tool."""
-        return tuple(arm for arm in DIRECT_ARMS if arm in self.arms)
-
-    @property
     def _crops(self) -> bool:
         return any(arm in CROP_ARMS for arm in self.arms)
 
@@ -106,12 +103,6 @@ class Case:
             return bool(self.question.sample.evidence)
         return arm != "other" or self.other is not None
 
-    def release(self) -> None:
-        """Drop the decoded originals."""
-        for image in (self.question.sample.image, self.other):
-            if image is not None:
-                image.release()
-
 
 NEEDS_BOXES: Final[tuple[ArmName, ...]] = ("gt", "gt_only")
 
@@ -133,10 +124,17 @@ CROP_ARMS: Final[Mapping[ArmName, ToolMaker]] = {
 
 
 def _show_evidence(config: PlayConfig, case: Case) -> Image.Image:
-    """The first piece of evidence, as the tool would show it."""
+    """The least region that holds all pieces of evidence, as the tool would show it."""
     sample = case.question.sample
-    region = evidence_box(sample.evidence[0]).expand_to(config.limits.min_crop_side, sample.image.size)
-    return sample.image.crop(region, config.crop.max_tokens, config.crop.min_tokens)
+    boxes = [evidence_box(chain) for chain in sample.evidence]
+    region = Box(
+        min(box.x1 for box in boxes),
+        min(box.y1 for box in boxes),
+        max(box.x2 for box in boxes),
+        max(box.y2 for box in boxes),
+    )
+    shown = region.expand_to(config.limits.min_crop_side, sample.image.size)
+    return sample.image.crop(shown, config.crop.max_tokens, config.crop.min_tokens)
 
 
 DIRECT_ARMS: Final[Mapping[ArmName, Callable[[PlayConfig, Case], Image.Image | None] | None]] = {

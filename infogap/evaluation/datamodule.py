@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
+import hashlib
 import itertools
 import logging
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from infogap.data.images import HighResImage
+from infogap.data.manifest import MANIFEST_NAME
 from infogap.data.needle import NeedleConfig, needle_origin, write_needle_shards
 from infogap.data.shards import has_shards, read_origin
 from infogap.evaluation.arms import Case
@@ -114,6 +117,26 @@ class BenchmarkDataModule(LightningDataModule):
                 "another one, or set data.needle to null to use them as they are."
             )
 
+    def digest(self, *, with_views: bool) -> str:
+        """A digest that changes when the files do: of their names and sizes, which costs nothing even for terabytes.
+
+        Args:
+            with_views: whether the selected views count as well.
+        """
+        root = Path(self.root)
+        paths = root.rglob("*") if root.is_dir() else [root] if root.is_file() else map(Path, glob.glob(self.root))
+        files = sorted(path for path in paths if path.is_file() and path.name != MANIFEST_NAME)
+        names = [path.relative_to(root) if root.is_dir() else Path(path.name) for path in files]
+        listed = [
+            f"{name} {path.stat().st_size}"
+            for name, path in zip(names, files, strict=True)
+            if not any(part.startswith(".") for part in name.parts)  # what download tools keep for themselves
+        ]
+        manifest = (root if root.is_dir() else root.parent) / MANIFEST_NAME
+        if with_views and manifest.is_file():
+            listed.append(hashlib.sha256(manifest.read_bytes()).hexdigest())
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
+
     def test_dataloader(self) -> DataLoader[RowBatch]:
         """The rows once, in batches."""
         return DataLoader(RowStream(self), batch_size=None, generator=torch.Generator())
@@ -174,30 +197,19 @@ def by_image(rows: Iterable[Row], most_bytes: int = WINDOW_BYTES) -> Iterator[Ro
         rows: the rows.
         most_bytes: compressed images that may be held at once; rows that are further apart stay apart.
     """
-    window: deque[Row] = deque()
-    held: Counter[HighResImage] = Counter()  # rows of every image in the window
+    window: dict[HighResImage | str, list[Row]] = {}  # by image, an unreadable row by itself
     size = 0
-
-    def first_image() -> Iterator[Row]:
-        nonlocal size, window
-        image = _image(window[0])
-        together = [row for row in window if image is not None and _image(row) is image] or [window[0]]
-        window = deque(row for row in window if not any(row is one for one in together))
-        if image is not None:
-            size -= len(image.data)
-            del held[image]
-        yield from together
-
     for row in rows:
-        window.append(row)
         image = _image(row)
-        if image is not None:
-            size += 0 if image in held else len(image.data)
-            held[image] += 1
+        if image is not None and image not in window:
+            size += len(image.data)
+        window.setdefault(row.key if image is None else image, []).append(row)
         while size > most_bytes:
-            yield from first_image()
-    while window:
-        yield from first_image()
+            first = next(iter(window))
+            size -= len(first.data) if isinstance(first, HighResImage) else 0
+            yield from window.pop(first)
+    for together in window.values():
+        yield from together
 
 
 def _image(row: Row) -> HighResImage | None:

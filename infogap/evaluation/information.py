@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from infogap.episode.matching import option_index
 from infogap.episode.protocol import Protocol
 from infogap.evaluation.question import Question
 from infogap.policy.model import Policy
@@ -59,8 +58,8 @@ def answer_text(question: Question, protocol: Protocol, *, official: bool) -> st
     options, sample = question.sample.options, question.sample
     if not options or question.letters or official or protocol.config.option_template:
         return question.gold
-    right = option_index(sample.answer, options) if sample.answer not in options else options.index(sample.answer)
-    return sample.answer if right is None else options[right]
+    letters = sample.option_letters
+    return options[letters.index(sample.answer)] if sample.answer in letters else sample.answer
 
 
 def information_gains(policy: Policy, protocol: Protocol, looks: Sequence[Look]) -> dict[str, InformationGain]:

@@ -35,7 +35,7 @@ def to_prediction(outcome: Outcome, reading: Reading) -> Prediction:
         correct=reading.correct,
         method=reading.method,
         read=reading.read,
-        answer=episode.answer,
+        answer=outcome.answer,
         turns=tuple(turn.text for turn in episode.turns),
         stop_reason="" if episode.stop_reason is None else episode.stop_reason.value,
         bad_calls=episode.bad_calls,

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from infogap.evaluation.bootstrap import Estimate
+from infogap.evaluation.judge import UNCLEAR
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.question import UNANSWERED, UNMATCHED
 from infogap.evaluation.sheet import UNREADABLE, Column, Sheet
@@ -118,8 +119,8 @@ def policy_tokens(prediction: Prediction) -> float:
 
 
 @_if_asked
-def seconds(prediction: Prediction) -> float:
-    """Wall time, as the run's batches share it out."""
+def seconds(prediction: Prediction) -> float | None:
+    """Wall time of a batch over its rows; not defined where several arms shared the work."""
     return prediction.seconds
 
 
@@ -141,7 +142,7 @@ MEANS: Final[Mapping[str, Column]] = {
 }
 """Columns whose means are metrics, by name."""
 
-NO_READING: Final = (UNANSWERED.method, UNMATCHED.method, UNREADABLE)
+NO_READING: Final = (UNANSWERED.method, UNMATCHED.method, UNCLEAR.method, UNREADABLE)
 """What became of rows whose answer no rule read."""
 
 
@@ -150,8 +151,8 @@ def measure(sheet: Sheet) -> dict[str, Estimate]:
 
     ``accuracy`` is Avg@k where rows have k attempts, and then there is ``pass_at_k``: whether any is right. Besides
     `MEANS` there are ``seconds_median`` and ``seconds_p90`` over rows; ``stop_REASON``, the shares of endings of the
-    rows that were asked; and the shares of all rows whose answer no rule read, ``unanswered``, ``unmatched`` and
-    ``unreadable``, or that a rule read, ``method_RULE`` for each that did.
+    rows that were asked; and the shares of all rows whose answer was not read, ``unanswered``, ``unmatched``,
+    ``judge_unclear`` and ``unreadable``, or that a rule read, ``method_RULE`` for each that did.
     """
     numbers = {"accuracy": sheet.accuracy}
     if attempts(sheet) > 1:

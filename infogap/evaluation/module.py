@@ -26,7 +26,8 @@ from infogap.evaluation.judge import Judge, JudgeConfig
 from infogap.evaluation.measure import to_prediction, unreadable_predictions
 from infogap.evaluation.plots import write_plots
 from infogap.evaluation.prediction import Prediction
-from infogap.evaluation.prediction_file import FILE_NAME, Place, PredictionFile
+from infogap.evaluation.prediction_file import FILE_NAME, Place, PredictionFile, place_of
+from infogap.evaluation.question import BenchmarkError
 from infogap.evaluation.report import print_report, write_report
 from infogap.evaluation.results import Results, ResultsError
 from infogap.evaluation.scoring import Scorer
@@ -80,7 +81,7 @@ class EvaluationModule(LightningModule):
         source = None if init_from is None else Path(init_from)
         if source is not None and not source.exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
-        self.policy_config = policy or PolicyConfig()
+        self.policy_config = self.first_policy = policy or PolicyConfig()
         self.weights = source if source is not None and source.is_file() else None
         if source is not None and source.is_dir():
             self.policy_config = replace(self.policy_config, path=str(source), lora=None)
@@ -109,9 +110,12 @@ class EvaluationModule(LightningModule):
                 f"The arms {', '.join(arms)} show annotated evidence, which {benchmark.name} does not have: leave them "
                 "out of model.play.arms."
             )
+        self.trainer.test_loop.verbose = False  # the report says more than Lightning's table
         judge = None if self.scoring.judge is None else Judge(self.scoring.judge)
         self._scorer = Scorer(self.scoring.mode, benchmark, judge)
-        self._file = PredictionFile(self.output / FILE_NAME, self._how())
+        self._how = self._protocol()
+        self._file = PredictionFile(self.output / FILE_NAME, self._how)
+        self._met: dict[Place, None] = {}  # in this pass over the data, in their order
 
     def configure_model(self) -> None:
         """Load the policy; nothing of it is trained."""
@@ -124,8 +128,15 @@ class EvaluationModule(LightningModule):
 
     def test_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Play the rows that are not in the predictions yet, and append what came of them."""
+        try:
+            self._take(batch)
+        except BaseException:
+            self._file.close()  # Lightning has no hook for this
+            raise
+
+    def _take(self, batch: RowBatch) -> None:
         self._left_out += batch.left_out
-        pending = [case for case in batch.cases if not self._file.holds(self._places(case))]
+        pending = [case for case in batch.cases if not self._holds(case)]
         played = self._player.play(pending) if pending else None
         predictions = self._score(played.outcomes) if played else []
         for row in (*(played.unreadable if played else ()), *batch.unreadable):
@@ -133,13 +144,19 @@ class EvaluationModule(LightningModule):
             predictions += unreadable_predictions(row, self.play)
         if predictions:
             self._file.append(predictions)
+            self._met |= dict.fromkeys(map(place_of, predictions))
             self._show_progress(predictions)
 
     def on_test_end(self) -> None:
         """Write and print the numbers."""
-        predictions = list(self._file.predictions.values())
+        predictions = [self._file.predictions[place] for place in self._met]
         self._file.close()
-        results = Results.of(predictions, self._data.benchmark, self._how() | self._versions())
+        if not predictions:
+            raise BenchmarkError(
+                f"No row of {self._data.root} was played: {self._left_out} were left out, since resolution selection "
+                "found no view for them."
+            )
+        results = Results.of(predictions, self._data.benchmark, self._how | self._versions())
         results.write(self.output / "results.json")
         print_report(results)
         try:
@@ -158,7 +175,7 @@ class EvaluationModule(LightningModule):
         return data
 
     def _score(self, outcomes: Sequence[Outcome]) -> list[Prediction]:
-        readings = self._scorer.read_many([(o.case.question, o.episode.answer) for o in outcomes])
+        readings = self._scorer.read_many([(o.case.question, o.answer) for o in outcomes])
         return [to_prediction(outcome, reading) for outcome, reading in zip(outcomes, readings, strict=True)]
 
     def _show_progress(self, predictions: Sequence[Prediction]) -> None:
@@ -168,6 +185,24 @@ class EvaluationModule(LightningModule):
         for arm, metric in self._accuracy_so_far.items():
             if metric.update_called:
                 self.log(f"test/{arm}", metric.compute(), prog_bar=arm in ("no_tool", "own"), batch_size=1)
+
+    def _holds(self, case: Case) -> bool:
+        """Whether a row was played before.
+
+        Raises:
+            BenchmarkError: if it was played with another right answer.
+        """
+        places = self._places(case)
+        if not self._file.holds(places):
+            return False
+        gold, before = case.question.gold, self._file.predictions[places[0]].gold
+        if gold != before:
+            raise BenchmarkError(
+                f"The row {case.question.key} was played when its right answer was {before!r}, and now it is {gold!r}: "
+                f"give model.output another folder, or remove {self._file.path}."
+            )
+        self._met |= dict.fromkeys(places)
+        return True
 
     def _places(self, case: Case) -> list[Place]:
         """The episodes of a row."""
@@ -179,22 +214,24 @@ class EvaluationModule(LightningModule):
             for attempt in range(self.play.attempts)
         ]
 
-    def _how(self) -> dict[str, Any]:
+    def _protocol(self) -> dict[str, Any]:
         """Everything that the predictions depend on, as JSON values."""
         judge = self.scoring.judge
         texts = json.dumps(asdict(self.protocol.config), sort_keys=True, default=str)
         how = {
             "benchmark": self._data.benchmark.name,
             "data": self._data.root,
+            "files": self._data.digest(with_views="selected" in self.play.views),
             "limit": self._data.limit,
             "policy": str(self.weights or self.policy_config.path),
             "weights": fingerprint(self.weights or self.policy_config.folder),
+            "lora": None if self.policy_config.lora is None else asdict(self.policy_config.lora),
             "dtype": self.policy_config.dtype,
             "precision": str(self.trainer.precision),
             "play": asdict(self.play),
             "texts": hashlib.sha256(texts.encode()).hexdigest()[:16],
             "matching": self.scoring.mode,
-            "judge": None if judge is None else judge.model,
+            "judge": None if judge is None else {n: getattr(judge, n) for n in ("model", "base_url", "max_tokens")},
             "seed": self.seed,
         }
         plain: dict[str, Any] = json.loads(json.dumps(how))

@@ -34,7 +34,7 @@ class Prediction:
         view_tokens: visual tokens of the view.
         crop_tokens: visual tokens of all crops.
         policy_tokens: sampled tokens.
-        seconds: wall time of the batch, over its rows.
+        seconds: wall time of the batch over its rows and attempts; None where several arms shared the work.
         area_ratio: mean area of the crops over the image's; None without a crop.
         iou: best IoU of a crop with one of the nested boxes; None without a crop or without evidence.
         coverage: how much of B_1 that crop covers; None likewise.
@@ -69,7 +69,7 @@ class Prediction:
     view_tokens: int = 0
     crop_tokens: int = 0
     policy_tokens: int = 0
-    seconds: float = 0.0
+    seconds: float | None = None
     area_ratio: float | None = None
     iou: float | None = None
     coverage: float | None = None

@@ -8,16 +8,18 @@ are missing is played again, and of two lines for one episode the last counts.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, get_type_hints
+from typing import Any, BinaryIO, Self, cast, get_type_hints
 
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.question import BenchmarkError
+from infogap.evaluation.sheet import UNREADABLE
 
 SCHEMA = 1
 FILE_NAME = "predictions.jsonl"
@@ -64,13 +66,21 @@ class PredictionFile:
         self.path = path
         self.predictions: dict[Place, Prediction] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = _whole_lines(path)
+        self._file = path.open("ab", buffering=0)
+        try:
+            self._begin(protocol)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin(self, protocol: Mapping[str, Any]) -> None:
+        _lock(cast(BinaryIO, self._file), self.path)
+        whole = _whole_lines(self.path)
         if whole:
-            found = _parse(whole, path)
-            _check_protocol(found.protocol, json.loads(json.dumps(dict(protocol))), path)
+            found = _parse(whole, self.path)
+            _check_protocol(found.protocol, json.loads(json.dumps(dict(protocol))), self.path)
             self.predictions.update(found.predictions)
-            os.truncate(path, len(whole))  # otherwise the next line would be appended to the torn one
-        self._file = path.open("ab" if whole else "wb", buffering=0)
+        os.truncate(self.path, len(whole))  # otherwise the next line would be appended to a torn one
         if not whole:
             self._write([{"schema": SCHEMA, "protocol": dict(protocol)}])
 
@@ -80,8 +90,9 @@ class PredictionFile:
         self.predictions.update({place_of(prediction): prediction for prediction in predictions})
 
     def holds(self, places: Iterable[Place]) -> bool:
-        """Whether all of these are done."""
-        return all(place in self.predictions for place in places)
+        """Whether all of these are done; a row that was unreadable may have been mended."""
+        found = [self.predictions.get(place) for place in places]
+        return all(prediction is not None and prediction.method != UNREADABLE for prediction in found)
 
     def close(self) -> None:
         """Close the file."""
@@ -163,6 +174,15 @@ def _read(line: Any) -> Prediction:
     line["turns"] = tuple(line.get("turns", ()))
     line["crops"] = tuple(tuple(crop) for crop in line.get("crops", ()))
     return Prediction(**line)
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise BenchmarkError(
+            f"{path} is being written by another run: wait for it, or give model.output another folder."
+        ) from error
 
 
 def _check_protocol(found: Mapping[str, Any], wanted: Mapping[str, Any], path: Path) -> None:

@@ -24,6 +24,7 @@ from uuid import uuid4
 
 from infogap.evaluation.benchmarks.base import Benchmark
 from infogap.evaluation.bootstrap import Bootstrap, Estimate
+from infogap.evaluation.judge import UNCLEAR
 from infogap.evaluation.metrics import accuracy_by_category, accuracy_by_evidence_size, measure
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.probes import probe
@@ -94,8 +95,9 @@ class Results:
         benchmark: its name.
         protocol: how it was run, as JSON values. ``unreadable`` says what rows are that could not be read: "wrong"
             (the default) or "excluded".
-        counts: ``rows``, ``clusters``; ``episodes`` that were played, ``unanswered`` and ``unmatched`` ones among
-            them; ``unreadable`` rows, and ``unreadable_reasons`` of the first ones: a list of their key and reason.
+        counts: ``rows``, ``clusters``; ``episodes`` that were played, ``unanswered``, ``unmatched`` and
+            ``judge_unclear`` ones among them; ``unreadable`` rows, and ``unreadable_reasons`` of the first ones: a list
+            of their key and reason.
         views: numbers by view.
     """
 
@@ -237,6 +239,7 @@ def _counts(predictions: Iterable[Prediction]) -> dict[str, Any]:
         "episodes": len(listed) - methods.count(UNREADABLE),
         "unanswered": methods.count(UNANSWERED.method),
         "unmatched": methods.count(UNMATCHED.method),
+        "judge_unclear": methods.count(UNCLEAR.method),
         "unreadable": len(reasons),
         "unreadable_reasons": [{"key": key, "reason": reason} for key, reason in list(reasons.items())[:SHOWN_REASONS]],
     }

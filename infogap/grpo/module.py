@@ -21,7 +21,7 @@ from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import BatchTotals
 from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
 from infogap.grpo.update import TrainingRow, ground_truth_call, local_totals, row_loss, training_rows
-from infogap.policy.loading import PolicyConfig, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, load_policy, load_weights, lora_scale
 from infogap.policy.model import Policy
 from infogap.policy.reference import Reference
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
@@ -161,6 +161,8 @@ class GRPOModule(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Both clocks are part of the state."""
         checkpoint["infogap"] = {"rollout_step": self.rollout_step, "update_step": self.update_step}
+        if (scale := lora_scale(self._policy)) is not None:
+            checkpoint["infogap"]["lora"] = scale
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore both clocks."""

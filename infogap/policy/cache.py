@@ -6,6 +6,8 @@ one token; an observation gives some slots several. Both are written in place, i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,6 +17,10 @@ from infogap.policy.packing import PROMPT_BRANCH
 
 GROWTH = 64
 """Tokens by which the slots grow when they are full."""
+
+
+MOST_SCORES = 1 << 29
+"""Attention scores of one pass over observations: 2 GiB in float32, and more for what is made of them."""
 
 
 class PrefillAttention(PackedAttention):
@@ -74,6 +80,28 @@ class SlotCache:
         self.group_of_slot, self.lengths = self.group_of_slot[slots], self.lengths[slots]
         self.keys = [key[slots] for key in self.keys]
         self.values = [value[slots] for value in self.values]
+
+    def parts(self, lengths: Mapping[int, int], heads: int) -> list[list[int]]:
+        """Cut a forward into several whose attention scores, ``[B, heads, L, keys]``, are at most ``MOST_SCORES``.
+
+        Args:
+            lengths: new tokens by slot or other name, in order.
+            heads: query heads.
+
+        Returns:
+            The names, in order; a name of which the scores are more stands alone.
+        """
+        prompt = self.prompts.keys[0].shape[2] + int(self.lengths.max())
+        parts: list[list[int]] = []
+        longest = 0
+        for name, length in lengths.items():
+            longest = max(longest, length)
+            scores = (len(parts[-1]) + 1 if parts else 1) * heads * longest * (prompt + longest)
+            if not parts or scores > MOST_SCORES:
+                parts.append([])
+                longest = length
+            parts[-1].append(name)
+        return parts
 
     def attend(self, slots: Tensor, lengths: Tensor) -> SlotAttention:
         """Attention of a forward that appends ``lengths[i]`` tokens to slot ``slots[i]``; the slots grow by that much.

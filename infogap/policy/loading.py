@@ -105,7 +105,9 @@ def load_weights(policy: Policy, source: Path) -> None:
         wanted = {name.replace(".base_layer.", "."): value for name, value in own.items() if ".lora_" not in name}
     else:
         with _loading(source):
-            stored = torch.load(source, map_location="cpu", weights_only=True).get("state_dict", {})
+            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+            stored = checkpoint.get("state_dict", {})
+        _check_adapters(policy, checkpoint.get("infogap", {}).get("lora"), source)
         state = {name.removeprefix("policy."): value for name, value in stored.items() if name.startswith("policy.")}
         wanted = policy.state_dict()
     wrong = sorted(set(state) ^ set(wanted)) or [n for n, value in state.items() if value.shape != wanted[n].shape]
@@ -114,6 +116,20 @@ def load_weights(policy: Policy, source: Path) -> None:
     for name, value in state.items():
         wanted[name].copy_(value)
     policy.forget_images()
+
+
+def lora_scale(policy: Policy) -> dict[str, int] | None:
+    """Rank and alpha of a policy's adapters; None without adapters. The weights alone do not tell alpha."""
+    adapters = getattr(policy.model, "peft_config", None)
+    return None if adapters is None else {"rank": adapters["default"].r, "alpha": adapters["default"].lora_alpha}
+
+
+def _check_adapters(policy: Policy, stored: dict[str, int] | None, source: Path) -> None:
+    own = lora_scale(policy)
+    if stored is not None and stored != own:
+        raise PolicyError(
+            f"{source} holds adapters with {stored}, and the policy has {own or 'none'}: set policy.lora to the same."
+        )
 
 
 def prepare_training(policy: Policy, config: PolicyConfig) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -186,10 +187,11 @@ class Sampler:
         while running or waiting:
             # observations are encoded together, once the episodes that still write are the fewer
             if waiting and len(waiting) >= len(running):
-                hidden = self._encode(list(waiting), [self._feed(episode, chunk) for episode, chunk in waiting.items()])
-                started, more = self._advance(list(waiting), hidden)
-                waiting = more
-                running = sorted(running + started)
+                now, waiting = waiting, {}
+                for part in self._parts(now):
+                    started, more = self._advance(part, self._encode(part, [now[episode] for episode in part]))
+                    running = sorted(running + started)
+                    waiting |= more
                 continue
             hidden = self._encode(running, [Chunk((self._slots[episode].ids[-1],)) for episode in running])
             running, more = self._advance(running, hidden)
@@ -224,11 +226,17 @@ class Sampler:
                 going.append(episode)
                 continue
             slot.close_turn()
-            for number, observation in self._on_turn(episode, turn).items():
-                if slot.drawn < self.limits.episode:
+            observations = self._on_turn(episode, turn)
+            if slot.drawn < self.limits.episode:
+                for number in observations:  # all of them before the leader's chunks grow
                     self._part(number)
-                    waiting[number] = observation
+                waiting |= {number: self._feed(number, chunk) for number, chunk in observations.items()}
         return going, waiting
+
+    def _parts(self, waiting: dict[int, Chunk]) -> list[list[int]]:
+        """Episodes that are encoded together: as many at a time as their attention scores leave room for."""
+        lengths = {episode: len(chunk.token_ids) for episode, chunk in waiting.items()}
+        return self._cache.parts(lengths, cast(Any, self.policy.parts.config).text_config.num_attention_heads)
 
     def _part(self, follower: int) -> None:
         """From here on an episode that follows another goes its own way."""

@@ -1,0 +1,171 @@
+"""From rows to what is played: views, prompts, and an environment for every arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
+
+from PIL import Image
+
+from infogap.data.images import HighResImage, ImageError
+from infogap.episode.environment import Environment
+from infogap.episode.protocol import Protocol
+from infogap.episode.tool import OwnCrop
+from infogap.evaluation.arms import CROP_ARMS, DIRECT_ARMS, ArmName, Case, PlayConfig
+from infogap.evaluation.driver import DecodedImages
+from infogap.evaluation.question import UnreadableRow, View
+from infogap.geometry import Size
+from infogap.policy.model import Policy
+from infogap.policy.packing import Chunk
+from infogap.policy.patches import Patches
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One episode that is played.
+
+    Attributes:
+        arm: its arm.
+        attempt: number of the attempt.
+        environment: what it is played against.
+        sources: the originals that its crops are cut from.
+        follows: place at its table of the episode that it follows to the first crop; None if it follows none.
+    """
+
+    arm: ArmName
+    attempt: int
+    environment: Environment
+    sources: tuple[HighResImage, ...] = ()
+    follows: int | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The episodes of one prompt.
+
+    Attributes:
+        case: the row.
+        prompt: the prompt.
+        seats: the episodes.
+    """
+
+    case: Case
+    prompt: Chunk
+    seats: Sequence[Seat]
+
+
+class Seating:
+    """Prepares rows for play.
+
+    Args:
+        policy: cuts images and tokenizes texts.
+        protocol: its texts.
+        config: arms and views.
+        seed: of noise and of random crops.
+
+    Attributes:
+        decoded: originals that are decoded.
+    """
+
+    def __init__(self, policy: Policy, protocol: Protocol, config: PlayConfig, seed: int) -> None:
+        self.policy, self.protocol, self.config, self.seed = policy, protocol, config, seed
+        self.decoded = DecodedImages()
+        self._views: dict[tuple[HighResImage, int], Patches] = {}
+        self._is_sound: WeakKeyDictionary[HighResImage, bool] = WeakKeyDictionary()
+
+    def read_views(self, cases: Sequence[Case], view: View) -> tuple[list[Case], list[UnreadableRow]]:
+        """Decode the views.
+
+        Returns:
+            The rows whose image can be decoded, without the other image where that one cannot, and the other rows.
+        """
+        readable, unreadable = [], []
+        for case in cases:
+            image = case.question.sample.image
+            fault = self._fault(image, lambda case=case: self._view(case, view))  # type: ignore[misc]
+            if fault is not None:
+                unreadable.append(case.question.unreadable(fault))
+                continue
+            other = case.other
+            if other is not None and "other" in self.config.arms and self._fault(other, _smallest_view(other)):
+                case = replace(case, other=None)
+            readable.append(case)
+        return readable, unreadable
+
+    def crop_tables(self, cases: Sequence[Case], view: View) -> list[Table]:
+        """A table for each row: for every attempt the arm "own" and those that follow it."""
+        arms, tables = self.config.crop_arms, []
+        tools = {arm: CROP_ARMS[arm](self.config, cases, self.seed) for arm in arms}
+        for case in cases if arms else ():
+            image, size = self._view(case, view)
+            sample, seats = case.question.sample, list[Seat]()
+            for attempt in range(self.config.attempts):
+                leader = len(seats)
+                for arm in filter(case.can_play, arms):
+                    source = case.other if arm == "other" and case.other is not None else sample.image
+                    play = Environment(sample, size, self.protocol, tools[arm], self.config.limits)
+                    seats.append(Seat(arm, attempt, play, (source,), None if arm == "own" else leader))
+            tables.append(Table(case, self._prompt(case, image, tool=True), seats))
+        return tables
+
+    def direct_tables(self, cases: Sequence[Case], view: View, arms: Sequence[ArmName]) -> list[Table]:
+        """A table for each row and arm: one turn, under the prompt that does not speak of the tool."""
+        limits, tool = replace(self.config.limits, max_turns=1, max_crops=0), OwnCrop(1, 1)  # that never cuts
+        tables = []
+        for case in cases:
+            for arm in filter(case.can_play, arms):
+                show = DIRECT_ARMS[arm]
+                image, size = self._view(case, view) if show is None else self._patched(case, show(self.config, case))
+                seats = [
+                    Seat(arm, attempt, Environment(case.question.sample, size, self.protocol, tool, limits))
+                    for attempt in range(self.config.attempts)
+                ]
+                tables.append(Table(case, self._prompt(case, image, tool=False), seats))
+        return tables
+
+    def forget_views(self) -> None:
+        """Drop the views, which are large."""
+        self._views.clear()
+
+    def _fault(self, image: HighResImage, decode: Callable[[], object]) -> str | None:
+        """Why an image cannot be decoded; images that were decoded before are not decoded again to find out."""
+        if self._is_sound.get(image):
+            return None
+        try:
+            decode()
+        except ImageError as error:
+            self._is_sound[image] = False
+            return str(error)
+        self._is_sound[image] = True
+        return None
+
+    def _view(self, case: Case, view: View) -> tuple[Patches, Size]:
+        """The view, cut into patches once for all rows and arms that show it."""
+        image, tokens = case.question.sample.image, case.question.view_tokens(view)
+        if (image, tokens) not in self._views:
+            self._views[image, tokens] = self.policy.patchifier(image.view(tokens, self.config.min_view_tokens))
+        return self._views[image, tokens], image.view_size(tokens, self.config.min_view_tokens)
+
+    def _patched(self, case: Case, shown: Image.Image | None) -> tuple[Patches | None, Size]:
+        """What an arm shows that has no view; without an image the size is that of the original."""
+        original = case.question.sample.image
+        if shown is None:
+            return None, original.size
+        self.decoded.touch(original)
+        return self.policy.patchifier(shown), Size(*shown.size)
+
+    def _prompt(self, case: Case, image: Patches | None, *, tool: bool) -> Chunk:
+        question, shows = case.question, image is not None
+        if self.config.prompt == "protocol":
+            sample = question.sample
+            text = self.protocol.prompt(sample.question, sample.options, tool=tool, image=shows)
+        elif tool:
+            text = self.protocol.prompt(question.official_prompt, (), tool=True, image=shows)
+        else:
+            text = self.protocol.plain_prompt(question.official_prompt, image=shows)
+        return self.policy.chunk(text, [] if image is None else [image])
+
+
+def _smallest_view(image: HighResImage) -> Callable[[], object]:
+    return lambda: image.view(1, 1)
