@@ -118,20 +118,29 @@ PROBES = {
 }
 
 
+PROBED = {
+    ("shipped", "selected"): "shipped policy",
+    ("control", "1024"): "control, at the full view it was trained with",
+    ("control", "selected"): "control",
+    ("stage1", "selected"): "stage 1",
+    ("stage2", "selected"): "stage 1 + 2",
+}
+
+
 def _probes(report: Report) -> str:
     lines = [
-        "**Does it use its crops?** (points, at the selected view; the paper's table 5 is the first row)",
+        "**Does it use its crops?** (points; at the selected view where not said otherwise; the first row is the "
+        "paper's table 5)",
         "",
-        "| | " + " | ".join(NAMES.values()) + " |",
-        "|---|" + "---|" * len(NAMES),
+        "| | " + " | ".join(PROBED.values()) + " |",
+        "|---|" + "---|" * len(PROBED),
     ]
-    found = {name: _view(report, name, "selected").get("probes", {}) for name in NAMES}
+    found = [_view(report, name, view).get("probes", {}) for name, view in PROBED]
     for probe, label in PROBES.items():
-        lines.append(f"| {label} | " + " | ".join(_percent(found[name].get(probe)) for name in NAMES) + " |")
+        lines.append(f"| {label} | " + " | ".join(_percent(numbers.get(probe)) for numbers in found) + " |")
     gain = "information gain of the first crop, nats a token"
     for probe, label in (("information_gain", gain), ("placebo_gain", "the same of another image's crop")):
-        cells = (_written(found[name].get(probe), 1.0, 2) for name in NAMES)
-        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+        lines.append(f"| {label} | " + " | ".join(_written(numbers.get(probe), 1.0, 2) for numbers in found) + " |")
     return "\n".join(lines)
 
 
@@ -154,13 +163,15 @@ def _boxes(report: Report) -> str:
 
 def _costs(report: Report) -> str:
     lines = [
-        "**What a question costs** (seed 0, one question at a time on two CPU cores; visual tokens count view and "
-        "crops; the paper's table 6)",
+        f"**What a question costs** (seed {report['seeds'][0]}, one question at a time; {report['machine']}; visual "
+        "tokens count view and crops; the paper's table 6)",
         "",
         "| policy | arm | view | accuracy, % | visual tokens | ms a question, median | P90 |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in report["costs"]:
+        if row["policy"] == "control" and row["view"] != "1024":
+            continue
         cells = [_percent(row["accuracy"]), _written(row["visual_tokens"], 1.0, 0)]
         cells += [_written(row[key], 1000.0, 0, interval=False) for key in ("seconds_median", "seconds_p90")]
         shown = {"1024": "full", "selected": "selected"}.get(row["view"], f"{row['view']} tokens")
