@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import io
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,18 @@ def test_plots_show_the_numbers() -> None:
     assert [*curve[0].get_xdata(), *curve[0].get_ydata()] == pytest.approx([832, 100 * own["accuracy"].value])
     ((_, low), (_, high)) = curve[2][0].get_segments()[0]
     assert (low, high) == pytest.approx((100 * own["accuracy"].low, 100 * own["accuracy"].high))
+
+
+def test_a_view_with_a_name_is_on_no_line() -> None:
+    figure = Figure()
+    played = play(arms=("no_tool", "own"), views=("576", "1024", "2048"))
+    results = results_of([replace(p, view="selected") if p.view == "2048" else p for p in played])
+    assert draw_accuracy_against_tokens(figure, results)
+    curves = {c.get_label(): c[0] for c in figure.axes[0].containers if c[0].get_linestyle() != "None"}
+    assert {name: len(line.get_xdata()) for name, line in curves.items()} == {"no_tool": 2, "own": 2}
+    alone = [c[0] for c in figure.axes[0].containers if c[0].get_linestyle() == "None"]
+    assert [len(line.get_xdata()) for line in alone] == [1, 1]
+    assert "hollow" in figure.axes[0].get_xlabel()
 
 
 def test_a_crop_of_the_whole_image_is_in_the_histogram() -> None:

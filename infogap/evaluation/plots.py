@@ -73,7 +73,10 @@ def write_plots(results: Results, predictions: Sequence[Prediction], folder: Pat
 
 
 def draw_accuracy_against_tokens(figure: Figure, results: Results) -> bool:
-    """A point for every arm and view, a line for every arm; arms without any visual token as levels.
+    """A point for every arm and view, and a line for every arm over the views that are budgets.
+
+    A view with a name, such as "selected", is hollow and on no line: it has another size for every row. Arms without
+    any visual token are levels.
 
     Returns:
         Whether there was something to draw.
@@ -82,27 +85,34 @@ def draw_accuracy_against_tokens(figure: Figure, results: Results) -> bool:
     axes = figure.subplots()
     drawn, ticks = False, set[int]()
     for arm in _arms(results):
-        of_views = [numbers.arms[arm] for numbers in results.views.values() if arm in numbers.arms]
-        points = sorted(
-            ((m["visual_tokens"].value, m["accuracy"]) for m in of_views if _is_defined(m["visual_tokens"])),
-            key=itemgetter(0),
-        )
-        drawn = drawn or bool(points)
-        positive = [(tokens, accuracy) for tokens, accuracy in points if tokens > 0]
-        _draw_points(axes, arm, [tokens for tokens, _ in positive], [accuracy for _, accuracy in positive])
-        for number, (_, accuracy) in enumerate(points[: len(points) - len(positive)]):
-            label = "_" if number else f"{arm} (no visual tokens)"  # one that begins so is not listed
-            axes.axhline(100 * accuracy.value, color=_colour(arm), linestyle=":", linewidth=1.5, label=label)
-        ticks |= {round(tokens) for tokens, _ in positive} if arm == "no_tool" else set()
+        budgets, named = _points(results, arm, str.isdecimal), _points(results, arm, lambda view: not view.isdecimal())
+        drawn = drawn or bool(budgets or named)
+        if not any(tokens for tokens, _ in (*budgets, *named)):
+            for number, (_, accuracy) in enumerate((*budgets, *named)):
+                label = "_" if number else f"{arm} (no visual tokens)"  # one that begins so is not listed
+                axes.axhline(100 * accuracy.value, color=_colour(arm), linestyle=":", linewidth=1.5, label=label)
+            continue
+        _draw_points(axes, arm, budgets, label=arm)
+        _draw_points(axes, arm, named, label="_" if budgets else arm, linestyle="none", markerfacecolor="white")
+        ticks |= {round(tokens) for tokens, _ in budgets} if arm == "no_tool" else set()
     if len(results.views) > 1:
         axes.set_xscale("log", base=2)
     if len(ticks) > 1:  # without the tool the view is all there is, so that the ticks are the views
         axes.set_xticks(sorted(ticks))
     axes.xaxis.set_major_formatter(lambda tokens, _: f"{tokens:,.0f}")
-    axes.set(xlabel="visual tokens per question, view and crops", ylabel="accuracy (%)", title=results.benchmark)
+    hollow = "" if all(map(str.isdecimal, results.views)) else "\n(hollow: each row has a view of its own size)"
+    axes.set(xlabel=f"visual tokens per question, view and crops{hollow}", ylabel="accuracy (%)")
+    axes.set_title(results.benchmark)
     if drawn:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="arm")
     return drawn
+
+
+def _points(results: Results, arm: str, holds: Callable[[str], bool]) -> list[tuple[float, Number]]:
+    """Visual tokens and accuracy of an arm at the views of which a condition holds, by tokens."""
+    of_views = [found.arms[arm] for view, found in results.views.items() if holds(view) and arm in found.arms]
+    points = [(m["visual_tokens"].value, m["accuracy"]) for m in of_views if _is_defined(m["visual_tokens"])]
+    return sorted(points, key=itemgetter(0))
 
 
 def draw_dependence(figure: Figure, results: Results) -> bool:
@@ -161,20 +171,20 @@ def draw_crop_area(figure: Figure, predictions: Sequence[Prediction]) -> bool:
     return True
 
 
-def _draw_points(axes: Axes, arm: str, tokens: Sequence[float], accuracies: Sequence[Number]) -> None:
-    if not tokens:
+def _draw_points(axes: Axes, arm: str, points: Sequence[tuple[float, Number]], **style: Any) -> None:
+    if not points:
         return
     axes.errorbar(
-        tokens,
-        [100 * accuracy.value for accuracy in accuracies],
-        yerr=_reach(accuracies),
+        [tokens for tokens, _ in points],
+        [100 * accuracy.value for _, accuracy in points],
+        yerr=_reach([accuracy for _, accuracy in points]),
         color=_colour(arm),
         marker=MARKERS[_place(arm)],
         markersize=6,
         linewidth=1.5,
         elinewidth=1,
         capsize=3,
-        label=arm,
+        **style,
     )
 
 
