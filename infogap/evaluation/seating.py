@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
@@ -80,17 +82,21 @@ class Seating:
         Returns:
             The rows whose image can be decoded, without the other image where that one cannot, and the other rows.
         """
+        one_each = {case.question.sample.image: case for case in cases}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the interpreter's lock
+            faults = dict(
+                zip(one_each, pool.map(lambda case: self._view_fault(case, view), one_each.values()), strict=True)
+            )
+        self._is_sound.update({image: fault is None for image, fault in faults.items()})
         readable, unreadable = [], []
         for case in cases:
-            image = case.question.sample.image
-            fault = self._fault(image, lambda case=case: self._view(case, view))  # type: ignore[misc]
+            fault = faults[case.question.sample.image]
             if fault is not None:
                 unreadable.append(case.question.unreadable(fault))
-                continue
-            other = case.other
-            if other is not None and "other" in self.config.arms and self._fault(other, _smallest_view(other)):
-                case = replace(case, other=None)
-            readable.append(case)
+            elif "other" in self.config.arms and not self._is_sound_image(case.other):
+                readable.append(replace(case, other=None))
+            else:
+                readable.append(case)
         return readable, unreadable
 
     def crop_tables(self, cases: Sequence[Case], view: View) -> list[Table]:
@@ -128,17 +134,26 @@ class Seating:
         """Drop the views, which are large."""
         self._views.clear()
 
-    def _fault(self, image: HighResImage, decode: Callable[[], object]) -> str | None:
-        """Why an image cannot be decoded; images that were decoded before are not decoded again to find out."""
-        if self._is_sound.get(image):
-            return None
+    def _view_fault(self, case: Case, view: View) -> str | None:
+        """Decode a view; why it cannot be decoded, or None."""
         try:
-            decode()
+            self._view(case, view)
         except ImageError as error:
-            self._is_sound[image] = False
             return str(error)
-        self._is_sound[image] = True
         return None
+
+    def _is_sound_image(self, image: HighResImage | None) -> bool:
+        """Whether there is another row's image that can be decoded; it is only tried if it was not before."""
+        if image is None:
+            return False
+        if image not in self._is_sound:
+            try:
+                image.view(1, 1)
+            except ImageError:
+                self._is_sound[image] = False
+            else:
+                self._is_sound[image] = True
+        return self._is_sound[image]
 
     def _view(self, case: Case, view: View) -> tuple[Patches, Size]:
         """The view, cut into patches once for all rows and arms that show it."""
@@ -165,7 +180,3 @@ class Seating:
         else:
             text = self.protocol.plain_prompt(question.official_prompt, image=shows)
         return self.policy.chunk(text, [] if image is None else [image])
-
-
-def _smallest_view(image: HighResImage) -> Callable[[], object]:
-    return lambda: image.view(1, 1)
