@@ -100,17 +100,21 @@ def style_of(name: str) -> Style:
 
 
 def overview(view: str, numbers: ViewResults) -> Table:
-    """Accuracy of every arm of a view with its interval, and what it took; at most 100 columns wide."""
+    """Accuracy of every arm of a view with its interval, and what it took; at most 100 columns wide.
+
+    A metric that is defined for no arm, such as the time of arms that were played together, has no column.
+    """
+    shown = [name for name in OVERVIEW if any(_is_defined(metrics.get(name)) for metrics in numbers.arms.values())]
     rows = [
         (
             arm,
             str(metrics["accuracy"].count),
             format_number(metrics["accuracy"]),
-            *(format_number(metrics.get(name), style_of(name), interval=False) for name in OVERVIEW),
+            *(format_number(metrics.get(name), style_of(name), interval=False) for name in shown),
         )
         for arm, metrics in numbers.arms.items()
     ]
-    return Table(f"View {view}", ("Arm", "Rows", "Accuracy %", *OVERVIEW.values()), tuple(rows))
+    return Table(f"View {view}", ("Arm", "Rows", "Accuracy %", *(OVERVIEW[name] for name in shown)), tuple(rows))
 
 
 def probes(views: Mapping[str, ViewResults]) -> Table:
@@ -216,6 +220,10 @@ def _probes_of(views: Mapping[str, ViewResults], factors: bool) -> dict[str, Num
         for view, numbers in views.items()
     }
     return {view: numbers for view, numbers in chosen.items() if numbers}
+
+
+def _is_defined(number: Number | None) -> bool:
+    return number is not None and not math.isnan(number.value)
 
 
 def _most_rows(numbers: Numbers) -> str:
