@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from rich.console import Console
-
 from infogap.evaluation.bootstrap import Bootstrap, Estimate
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.prediction_file import FILE_NAME, load_predictions
 from infogap.evaluation.probes import difference
-from infogap.evaluation.report import WIDTH, to_markdown, to_rich
+from infogap.evaluation.report import WIDTH, make_console, to_markdown, to_rich
 from infogap.evaluation.results import Number, Results, ResultsError, load_results, unreadable_rule, write_at_once
 from infogap.evaluation.sheet import Sheet, arm_place, build_sheets, countable, view_place
 from infogap.evaluation.tables import POINTS, UNDEFINED, Table, format_number, split_columns
@@ -132,7 +130,7 @@ def main(args: Sequence[str]) -> None:
     parser.add_argument("--markdown", type=Path, metavar="OUT", help="also write the table to this file")
     chosen = parser.parse_args(args)
     comparison = compare(chosen.results, chosen.names)
-    console = Console()
+    console = make_console()
     for part in split_columns(comparison.table(), WIDTH):
         console.print(to_rich(part))
     for remark in comparison.remarks:

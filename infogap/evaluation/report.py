@@ -26,6 +26,12 @@ INTERVALS: Final = (
 )
 
 
+def make_console() -> Console:
+    """Standard output. A file or a pipe has no width, for which rich would take 80 columns: it gets `WIDTH`."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH)
+
+
 def print_report(results: Results, console: Console | None = None) -> None:
     """Show the main numbers: every arm's accuracy and cost, the benchmark's own scores, the probes, the counts.
 
@@ -33,10 +39,7 @@ def print_report(results: Results, console: Console | None = None) -> None:
         results: the numbers.
         console: where to show them; default: standard output.
     """
-    if console is None:
-        console = Console()
-        if not console.is_terminal:  # a file or a pipe has no width, and rich would take 80 columns
-            console = Console(width=WIDTH)
+    console = console or make_console()
     console.print(
         f"{results.benchmark}: {tables.counts(results.counts)}", highlight=False, markup=False, soft_wrap=True
     )
