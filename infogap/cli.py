@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import transformers
-from lightning.pytorch.cli import ArgsType, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.core import LightningDataModule, LightningModule
 
 import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
@@ -128,6 +128,11 @@ class EvaluationCLI(InfogapCLI):
         rollout = RolloutConfig(view=view, crop=play.crop, limits=play.limits)
         ensure_manifest(data.root, model.first_policy, model.protocol, rollout, self._resolution, strict=data.strict)
 
+    def after_test(self) -> None:
+        """Keep the configuration beside the results: an evaluation has no log folder."""
+        path = self.model.output / "config.yaml"
+        self._parser(self.subcommand).save(self.config[self.subcommand], path, overwrite=True, multifile=False)
+
 
 def main(args: ArgsType = None) -> None:
     """Run the command line.
@@ -168,13 +173,17 @@ def _run(args: ArgsType) -> None:
     elif command == "compare":
         compare.main(words[1:])
     elif command == "test":
-        _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args)
+        _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args, None)
     else:
-        _start(TrainingCLI, GRPOModule, ShardDataModule, args)
+        _start(TrainingCLI, GRPOModule, ShardDataModule, args, SaveConfigCallback)
 
 
 def _start(
-    cli: type[InfogapCLI], module: type[LightningModule], data: type[LightningDataModule], args: ArgsType
+    cli: type[InfogapCLI],
+    module: type[LightningModule],
+    data: type[LightningDataModule],
+    args: ArgsType,
+    save: type[SaveConfigCallback] | None,
 ) -> None:
     cli(
         module,
@@ -182,6 +191,7 @@ def _start(
         args=args,
         seed_everything_default=0,
         auto_configure_optimizers=False,
+        save_config_callback=save,
         save_config_kwargs={"overwrite": True},
         parser_class=InfogapParser,
     )

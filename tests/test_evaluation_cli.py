@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -48,9 +49,11 @@ def arguments(folder: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One evaluation of the shipped policy."""
+    """One evaluation of the shipped policy; it writes to its own folder and nowhere else."""
     folder = tmp_path_factory.mktemp("evaluation")
-    main(arguments(folder))
+    with contextlib.chdir(tmp_path_factory.mktemp("elsewhere")):
+        main(arguments(folder))
+        assert list(Path.cwd().iterdir()) == []
     return folder
 
 
@@ -64,6 +67,7 @@ def test_an_evaluation_writes_everything(folder: Path) -> None:
     assert {path.name for path in (folder / "out").iterdir()} == {
         "predictions.jsonl",
         "results.json",
+        "config.yaml",
         "report.md",
         "accuracy_against_tokens.png",
         "dependence.png",
@@ -91,6 +95,12 @@ def test_the_protocol_says_how_it_was_played(folder: Path) -> None:
     assert "commit" in protocol
     rows, left_out = results(folder)["counts"]["rows"], protocol["rows_left_out"]
     assert rows + left_out == SCENES
+
+
+def test_the_configuration_that_is_kept_can_be_run_again(folder: Path) -> None:
+    kept = yaml.safe_load((folder / "out" / "config.yaml").read_text())
+    assert kept["data"]["batch_size"] == 3
+    main(["test", f"--config={folder / 'out' / 'config.yaml'}"])  # everything is there, and nothing is refused
 
 
 def test_every_row_has_every_arm_and_view(folder: Path) -> None:
