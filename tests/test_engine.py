@@ -13,7 +13,7 @@ import torch
 import yaml
 from PIL import Image
 
-from infogap.data.images import HighResImage
+from infogap.data.images import HighResImage, ImageError
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.sample import Sample
 from infogap.episode.environment import EpisodeLimits
@@ -149,6 +149,25 @@ def test_rows_that_share_an_image_decode_it_once(monkeypatch: pytest.MonkeyPatch
     found = play(rows, arms=("no_tool", "own", "gt", "random", "gt_only"))
     assert sum(bool(outcome.episode.crops) for outcome in found) > 4
     assert len(decoded) == 2
+
+
+def test_an_original_that_its_view_does_not_show_to_be_broken_is_found_before_play(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A view may be decoded at a reduced scale, and the run must not stop at the first crop."""
+    cases = make_cases(2)
+    decode: Callable[..., Image.Image] = HighResImage.decode
+
+    def fail(self: HighResImage) -> Image.Image:
+        if self is cases[0].question.sample.image:
+            raise ImageError("The image is corrupt.")
+        return decode(self)
+
+    monkeypatch.setattr(HighResImage, "decode", fail)
+    played = ArmPlayer(POLICY, PROTOCOL, config(arms=("own",))).play(cases)
+    assert [(row.key, row.reason) for row in played.unreadable] == [(cases[0].question.key, "The image is corrupt.")]
+    assert {outcome.case.question.key for outcome in played.outcomes} == {cases[1].question.key}
+    assert not ArmPlayer(POLICY, PROTOCOL, config(arms=("no_tool",))).play(cases).unreadable  # which needs no crop
 
 
 def test_originals_that_were_cut_long_ago_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:

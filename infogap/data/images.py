@@ -137,12 +137,21 @@ class HighResImage:
             ImageError: if the data is corrupt or truncated.
         """
         target = self.crop_size(box, max_tokens, min_tokens)
+        # cut first: resampling must not see what lies outside
+        region = self.decode().crop(self._whole_pixels(box))
+        return region.resize(target, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
+
+    def decode(self) -> Image.Image:
+        """The original in RGB, kept until `release`: to be called ahead of crops that are sure to come.
+
+        Raises:
+            ImageError: if the data is corrupt or truncated.
+        """
         if self._original is None:
             image = self._open()
             self._load(image)
             self._original = self._transposed(_to_rgb(image))
-        region = self._original.crop(self._whole_pixels(box))  # cut first: resampling must not see what lies outside
-        return region.resize(target, Image.Resampling.BICUBIC, reducing_gap=REDUCING_GAP)
+        return self._original
 
     def release(self) -> None:
         """Drop the decoded original; the next crop decodes it again."""

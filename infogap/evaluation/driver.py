@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 from infogap.data.images import HighResImage
@@ -30,6 +31,11 @@ class DecodedImages:
             oldest = next(iter(self._images))
             oldest.release()
             del self._images[oldest]
+
+    def first_that_fit(self, images: Sequence[HighResImage]) -> list[HighResImage]:
+        """The first images that can be decoded together."""
+        sizes = itertools.accumulate(image.size.width * image.size.height for image in images)
+        return [image for image, size in zip(images, sizes, strict=True) if size <= MOST_DECODED_PIXELS]
 
     def release(self) -> None:
         """Drop all of them."""
