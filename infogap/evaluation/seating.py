@@ -87,9 +87,14 @@ class Seating:
         ahead = self.decoded.first_that_fit(list(one_each)) if self.config.crop_arms else []
         self.decoded.touch(*ahead)
         with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the interpreter's lock
-            found = pool.map(lambda case: self._fault(case, view, ahead), one_each.values())
-            faults = dict(zip(one_each, found, strict=True))
-        self._is_sound.update({image: fault is None for image, fault in faults.items()})
+            found = list(pool.map(lambda case: self._decoded(case, view, ahead), one_each.values()))
+        faults: dict[HighResImage, str | None] = {}
+        for case, decoded in zip(one_each.values(), found, strict=True):
+            image = case.question.sample.image
+            faults[image] = str(decoded) if isinstance(decoded, ImageError) else None
+            self._is_sound[image] = faults[image] is None
+            if not isinstance(decoded, ImageError):
+                self._views[image, case.question.view_tokens(view)] = self.policy.patchifier(decoded)
         readable, unreadable = [], []
         for case in cases:
             fault = faults[case.question.sample.image]
@@ -136,16 +141,16 @@ class Seating:
         """Drop the views, which are large."""
         self._views.clear()
 
-    def _fault(self, case: Case, view: View, ahead: Sequence[HighResImage]) -> str | None:
-        """Decode a row's view, and its original if that is among ``ahead``; why that fails, or None."""
+    def _decoded(self, case: Case, view: View, ahead: Sequence[HighResImage]) -> Image.Image | ImageError:
+        """A row's view, its original decoded if that is among ``ahead``, or why that fails. Threads call it."""
         image = case.question.sample.image
         try:
-            self._view(case, view)
+            shown = image.view(case.question.view_tokens(view), self.config.min_view_tokens)
             if image in ahead:
                 image.decode()
         except ImageError as error:
-            return str(error)
-        return None
+            return error
+        return shown
 
     def _is_sound_image(self, image: HighResImage | None) -> bool:
         """Whether there is another row's image that can be decoded; it is only tried if it was not before."""
