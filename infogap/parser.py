@@ -65,12 +65,21 @@ def _fields(message: str) -> list[str]:
 
 
 def _reason(message: str) -> str:
-    """The first reason, without the value, which may be long, and without the other types that were tried."""
+    """The first reason, without the value, which may be long, and without the other types that were tried.
+
+    Where a field of a field is at fault the reasons are nested, and the first that is a reason and no heading counts.
+    """
     reasons = re.split(r"\n\s*Given value", message)[0]
-    if "Errors:" in reasons:
-        tried = re.split(r"\n\s*- ", reasons.split("Errors:", 1)[1])
-        reasons = next(reason for reason in tried if reason.strip() and _NOTHING not in reason)
-    lines = (line.strip() for line in reasons.splitlines())
-    text = " ".join(line for line in lines if line and not line.startswith("Problem with given class_path"))
-    text = re.sub(r'Parser key "([^"]+)":', r"\1:", text)
-    return re.sub(r"<class '([^']+)'>", r"\1", text)
+    headings: list[str] = []
+    for tried in re.split(r"\n\s*- ", reasons.split("Errors:", 1)[1]) if "Errors:" in reasons else ():
+        headings += re.findall(r'Parser key "([^"]+)":', tried)
+        text = _one_line(re.sub(r'Parser key "[^"]+":', "", tried))
+        if text and _NOTHING not in tried and "Does not validate against" not in text:
+            return ": ".join([*headings, text])
+    return re.sub(r'Parser key "([^"]+)":', r"\1:", _one_line(reasons))
+
+
+def _one_line(text: str) -> str:
+    lines = (line.strip() for line in text.splitlines())
+    joined = " ".join(line for line in lines if line and not line.startswith("Problem with given class_path"))
+    return re.sub(r"<class '([^']+)'>", r"\1", joined)

@@ -253,6 +253,8 @@ def test_a_row_that_cannot_be_read_is_counted_and_said(
         (["--model.scoring.mode=official"], "shards has no rule of its own"),
         (["--model.play.arms=[own,gtt]"], "gtt"),
         (["--model.play.view=[64]"], "did you mean views"),
+        (["--model.scoring.judge.base_url=http://x/v1"], "judge: the following arguments are required: model"),
+        (["--model.scoring.judge.base_url=ftp://x", "--model.scoring.judge.model=m"], "is no http or https address"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
