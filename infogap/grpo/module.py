@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +160,10 @@ class GRPOModule(LightningModule):
         self.log_dict({f"eval/{name.split('/')[1]}": value for name, value in values.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Both clocks are part of the state."""
+        """Both clocks are part of the state; what the policy is made of lets an export and a resume know it."""
         checkpoint["infogap"] = {"rollout_step": self.rollout_step, "update_step": self.update_step}
+        checkpoint["infogap"]["policy"] = asdict(self.policy_config)
+        checkpoint["infogap"]["init_from"] = self.init_from
         if (scale := lora_scale(self._policy)) is not None:
             checkpoint["infogap"]["lora"] = scale
 
