@@ -1,7 +1,7 @@
 """``infogap fit --config configs/stage1.yaml``: the command line.
 
 Each command has the classes that it needs: ``fit`` and ``validate`` the GRPO module and shards, ``test`` the evaluation
-module and a benchmark's files; ``compare`` reads results.
+module and a benchmark's files; ``compare`` reads results, ``export`` a checkpoint.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import transformers
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import seed_everything
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.core import LightningDataModule, LightningModule
 
 import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
+from infogap import export
+from infogap.callbacks.checkpoint_files import is_complete, newest_checkpoint, requeued_checkpoint
 from infogap.data.datamodule import ShardDataModule
 from infogap.evaluation import compare
 from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
-from infogap.grpo.module import GRPOModule, refuse_several_processes
+from infogap.grpo.module import GRPOModule
 from infogap.parser import InfogapParser
 from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import RolloutConfig, ViewConfig
@@ -33,7 +37,6 @@ QUIET = (
     r".*isinstance\(treespec, LeafSpec\).*",
     r".*LightningCLI's args parameter is intended to run from within Python.*",
     r".*does not have many workers.*",
-    r"Using ModelCheckpoint with manual optimization.*",  # it holds the state after the update, as it should
     r"Total length of `list` across ranks is zero.*",  # data.val_root is null
     r".*is not supported on this platform.*",
     r".*is_gradient_checkpointing.*deprecated.*",  # peft reads it
@@ -47,6 +50,7 @@ usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
   validate  greedy episodes on the validation shards
   test      evaluate: infogap test --config configs/eval/vstar.yaml --model.init_from PATH --data.root PATH
   compare   one table of several results, with paired differences: infogap compare FOLDER FOLDER
+  export    a Hugging Face folder of a trained policy: infogap export CHECKPOINT OUT
 
 infogap COMMAND --help lists the options of a command."""
 
@@ -82,8 +86,27 @@ class TrainingCLI(InfogapCLI):
 
     def before_fit(self) -> None:
         """Make what training needs and does not have yet: shards, and the resolution manifest beside each set."""
+        self._find_checkpoint()
+        if self.trainer.global_rank == 0:  # the others wait to meet it
+            self._prepare()
+        # selection has drawn from the global generators, and adapters are drawn from them as well
+        seed_everything(int(self.config_init[self.subcommand]["seed_everything"]), workers=True, verbose=False)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the configuration as it is: no checkpoint of ours holds hyperparameters, and looking reads it all."""
+
+    def _find_checkpoint(self) -> None:
+        """For a folder of checkpoints take the newest; a requeued SLURM job goes on from its own."""
+        chosen = self.config_init[self.subcommand]
+        if chosen["ckpt_path"] is None:
+            found = requeued_checkpoint(Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints")
+        else:
+            path = Path(chosen["ckpt_path"])
+            found = newest_checkpoint(path) if path.is_dir() and not is_complete(path) else path
+        chosen["ckpt_path"] = None if found is None else str(found)
+
+    def _prepare(self) -> None:
         model, data = self.model, self.datamodule
-        refuse_several_processes(self.trainer.world_size)
         data.prepare_data()
         if model.rollout_config.view.mode != "selected" and not data.require_view_tokens:
             return
@@ -152,6 +175,9 @@ def short_errors() -> Iterator[None]:
     """A mistake that this package found costs the program one line and the exit status 2."""
     try:
         yield
+    except MisconfigurationException as error:  # Lightning's, such as more GPUs than there are
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         mistake = _mistake(error)
         if mistake is None:
@@ -172,6 +198,8 @@ def _run(args: ArgsType) -> None:
         print(OVERVIEW)
     elif command == "compare":
         compare.main(words[1:])
+    elif command == "export":
+        export.main(words[1:])
     elif command == "test":
         _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args, None)
     else:

@@ -18,9 +18,11 @@ from infogap.episode.environment import Environment, EpisodeLimits
 from infogap.episode.protocol import Protocol
 from infogap.episode.tool import CropTool, OwnCrop
 from infogap.geometry import Size
+from infogap.policy.draw import SamplingConfig
+from infogap.policy.memory import allowed_bytes, plan_waves, token_bytes
 from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group
-from infogap.policy.sampler import SampledTurn, Sampler, SamplingConfig, TokenLimits
+from infogap.policy.sampler import SampledTurn, Sampler, TokenLimits
 from infogap.types import Episode
 
 
@@ -92,6 +94,8 @@ class RolloutConfig:
         crop: how large its crops are.
         limits: where an episode ends.
         sampling: how tokens are drawn.
+        cache_gib: GiB for the keys and values of the episodes that are played together; null takes 70 % of what is
+            free. Groups that do not fit are played in further waves: the episodes are the same, in a longer time.
     """
 
     group_size: int = 16
@@ -99,9 +103,12 @@ class RolloutConfig:
     crop: CropConfig = field(default_factory=CropConfig)
     limits: EpisodeLimits = field(default_factory=EpisodeLimits)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    cache_gib: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse empty groups."""
+        """Refuse empty groups, and no memory."""
+        if self.cache_gib is not None and not self.cache_gib > 0:
+            raise ValueError(f"rollout.cache_gib is {self.cache_gib}: give a positive number, or null.")
         if self.group_size < 1:
             raise ValueError(f"rollout.group_size is {self.group_size}: give at least 1 (GRPO needs at least 2).")
 
@@ -143,6 +150,10 @@ class GroupRollout:
         return [sum(len(c.token_ids) for c in chunks if c.sampled) for chunks in self.group.episodes]
 
 
+_BODY_TOKENS = 64
+"""Room for the words of an observation; longer ones are held as well, at the price of a copy of the cache."""
+
+
 def derive_seed(*parts: int | str) -> int:
     """A seed that depends on all parts and on nothing else: the first eight bytes of their SHA-256."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
@@ -173,25 +184,52 @@ class Rollout:
         self.config = config.direct() if direct else config
         self.tool = tool or OwnCrop(config.crop.max_tokens, config.crop.min_tokens)
 
-    def run(self, samples: Sequence[Sample], seed: Sequence[int | str]) -> list[GroupRollout]:
+    def run(
+        self, samples: Sequence[Sample], seed: Sequence[int | str], places: Sequence[int] | None = None
+    ) -> list[GroupRollout]:
         """Play a group of episodes for every sample.
 
         Args:
             samples: the samples.
             seed: what the random numbers depend on beside the place of the group and of the episode, such as the run's
-                seed, the rollout step and the rank.
+                seed and the rollout step.
+            places: the place of every group; None counts from 0.
         """
+        if not samples:  # a rank that has none in this step
+            return []
         self.policy.eval()
+        places = range(len(samples)) if places is None else places
         views = [self._view(sample) for sample in samples]
-        prompts = [chunk for chunk, _ in views]
+        allowed = allowed_bytes(self.policy.device, self.config.cache_gib)
+        prompt_tokens = [len(prompt.token_ids) for prompt, _ in views]
+        size, capacity = self.config.group_size, self.capacity
+        rollouts: list[GroupRollout] = []
+        for wave in plan_waves(prompt_tokens, size, capacity, token_bytes(self.policy), allowed):
+            generators = [[_generator(*seed, places[number], episode) for episode in range(size)] for number in wave]
+            rollouts += self._play([samples[n] for n in wave], [views[n] for n in wave], generators)
+        return rollouts
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of an episode after its prompt: policy tokens, crops, and the text around each observation."""
+        limits, protocol = self.config.limits, self.protocol
+        text = len(self.policy.tokenizer(protocol.observation("", with_image=True, closed=False))["input_ids"])
+        observations = limits.max_turns - 1
+        crops = min(limits.max_crops, observations) * self.config.crop.max_tokens
+        return limits.max_episode_tokens + crops + observations * (text + _BODY_TOKENS)
+
+    def _play(
+        self,
+        samples: Sequence[Sample],
+        views: Sequence[tuple[Chunk, Size]],
+        generators: Sequence[Sequence[torch.Generator]],
+    ) -> list[GroupRollout]:
+        """Play groups side by side."""
+        size = self.config.group_size
         environments = [
-            Environment(sample, size, self.protocol, self.tool, self.config.limits)
-            for sample, (_, size) in zip(samples, views, strict=True)
-            for _ in range(self.config.group_size)
-        ]
-        generators = [
-            [_generator(*seed, number, episode) for episode in range(self.config.group_size)]
-            for number in range(len(samples))
+            Environment(sample, view, self.protocol, self.tool, self.config.limits)
+            for sample, (_, view) in zip(samples, views, strict=True)
+            for _ in range(size)
         ]
 
         def on_turn(number: int, turn: SampledTurn) -> dict[int, Chunk]:
@@ -199,11 +237,11 @@ class Rollout:
             return {} if chunk is None else {number: chunk}
 
         limits = TokenLimits(self.config.limits.max_turn_tokens, self.config.limits.max_episode_tokens)
-        groups = Sampler(self.policy, self.config.sampling, limits).run(prompts, generators, on_turn)
+        sampler = Sampler(self.policy, self.config.sampling, limits, capacity=self.capacity)
+        groups = sampler.run([prompt for prompt, _ in views], generators, on_turn)
         episodes = [environment.episode for environment in environments]
         for sample in samples:
             sample.image.release()
-        size = self.config.group_size
         return [
             GroupRollout(sample, view, group, tuple(episodes[number * size : (number + 1) * size]))
             for number, (sample, (_, view), group) in enumerate(zip(samples, views, groups, strict=True))

@@ -130,9 +130,14 @@ def test_a_function_fits_on_the_screen(path: Path) -> None:
 
 @every_file
 def test_nothing_runs_what_it_reads(path: Path) -> None:
-    """No eval or exec, no pickle, and torch.load only for weights."""
-    faults = [module for module in imports_of(path) if module.split(".")[0] in ("pickle", "dill", "cloudpickle")]
+    """No eval or exec, torch.load only for weights, and of pickle only what an unpickler that refuses names needs."""
+    faults = [module for module in imports_of(path) if module.split(".")[0] in ("dill", "cloudpickle")]
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "pickle":
+            faults.append(f"from pickle in line {node.lineno}")
+        if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("pickle."):
+            allowed = name_of(path) == "policy/checkpoint.py" and node.attr in ("Unpickler", "UnpicklingError")
+            faults += [] if allowed else [f"{ast.unparse(node)} in line {node.lineno}"]
         if not isinstance(node, ast.Call):
             continue
         called = ast.unparse(node.func)

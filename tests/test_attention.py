@@ -9,7 +9,8 @@ import torch
 from tiny import IMAGE_TEXT, Separate, observation, sequences, tiny_image, tiny_policy, turn
 from torch import Tensor, nn
 
-from infogap.policy.attention import DenseAttention, PackedAttention, fold_heads
+from infogap.policy import attention as attention_module
+from infogap.policy.attention import Attend, DenseAttention, PackedAttention, fold_heads
 from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group, Row, pack
 
@@ -116,7 +117,7 @@ def test_a_row_is_its_episodes_one_by_one(name: str, attention: type[PackedAtten
 def test_scores_and_their_gradients_are_those_of_separate_sequences(config: dict[str, object]) -> None:
     policy, separate = tiny_policy(**config), Separate()
     _, expected = separate_scores(separate, ROWS["several"])
-    scores = policy.score(pack(ROWS["several"], policy.vocabulary.image), TEMPERATURE)
+    scores = policy(pack(ROWS["several"], policy.vocabulary.image), TEMPERATURE)
     torch.testing.assert_close(scores.logprobs, expected, rtol=0, atol=TOLERANCE)
     objective(scores.logprobs).backward()
     separate.model.model.visual.requires_grad_(config.get("vision_tower") != "frozen")
@@ -133,7 +134,7 @@ def test_checkpointing_computes_the_layers_again_in_the_backward_pass() -> None:
     calls: list[int] = []
     for number, layer in enumerate(policy.parts.model.language_model.layers):
         layer.mlp.register_forward_pre_hook(lambda *_, number=number: calls.append(number))
-    scores = policy.score(pack(ROWS["single"], policy.vocabulary.image), 1.0)
+    scores = policy(pack(ROWS["single"], policy.vocabulary.image), 1.0)
     assert calls == [0, 1]
     objective(scores.logprobs).backward()
     assert sorted(calls) == [0, 0, 1, 1]
@@ -153,7 +154,7 @@ def test_what_an_episode_holds_does_not_reach_its_siblings() -> None:
     group = view_group()
     changed = Group(group.prompt, (group.episodes[0], (turn(POLICY, "something else"),), *group.episodes[2:]))
     rows = [pack([each], POLICY.vocabulary.image) for each in (group, changed)]
-    scores = [POLICY.score(row, 1.0).logprobs for row in rows]
+    scores = [POLICY(row, 1.0).logprobs for row in rows]
     for episode, same in enumerate((True, False, True, True)):
         one, other = (found[row.episode == episode] for found, row in zip(scores, rows, strict=True))
         assert (len(one) == len(other) and torch.allclose(one, other, atol=1e-5)) == same
@@ -162,7 +163,7 @@ def test_what_an_episode_holds_does_not_reach_its_siblings() -> None:
 def test_taught_tokens_are_scored_at_temperature_one() -> None:
     taught = POLICY.chunk("box")
     group = Group(text_group().prompt, (*text_group().episodes, (Chunk(taught.token_ids, taught=(1, 2)),)))
-    found = POLICY.score(pack([group], POLICY.vocabulary.image), TEMPERATURE).taught_logprobs
+    found = POLICY(pack([group], POLICY.vocabulary.image), TEMPERATURE).taught_logprobs
     logits = Separate().logits([group.prompt, taught])[-3:-1].index_fill(1, POLICY.banned, -math.inf)
     expected = logits.log_softmax(1).gather(1, torch.tensor(taught.token_ids[1:])[:, None])[:, 0]
     torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
@@ -181,10 +182,68 @@ def test_a_plain_forward_is_refused_with_a_sentence() -> None:
 
 def test_low_precision_scores_are_near() -> None:
     row: Row = pack(ROWS["several"], POLICY.vocabulary.image)
-    exact = POLICY.score(row, 1.0).logprobs.detach()
+    exact = POLICY(row, 1.0).logprobs.detach()
     for policy, autocast in ((tiny_policy(dtype="bfloat16"), False), (POLICY, True)):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            scores = policy.score(row, 1.0)
+            scores = policy(row, 1.0)
         assert scores.logprobs.dtype == torch.float32
         assert float((scores.logprobs.detach() - exact).abs().mean()) < 0.2
         scores.logprobs.sum().backward()
+
+
+LAYOUTS: dict[str, list[tuple[int, list[int]]]] = {
+    "short episodes": [(9, [3, 1, 4]), (7, [5])],
+    "long episodes": [(3, [8, 0, 1, 12]), (5, [4])],
+    "no episodes": [(6, []), (2, [])],
+    "one prompt": [(5, [])],
+    "empty episodes": [(4, [0, 0]), (2, [1])],
+}
+"""Tokens of each group's prompt and of its episodes."""
+
+
+def laid_out(layout: list[tuple[int, list[int]]]) -> tuple[Tensor, Tensor]:
+    """Group and branch of every token."""
+    lengths = [(number, -1, prompt) for number, (prompt, _) in enumerate(layout)]
+    lengths += [(number, b, tokens) for number, (_, episodes) in enumerate(layout) for b, tokens in enumerate(episodes)]
+    group, branch, tokens = torch.tensor(sorted(lengths)).T
+    return group.repeat_interleave(tokens), branch.repeat_interleave(tokens)
+
+
+def attended(attend: Attend, tokens: int, dtype: torch.dtype, device: str = "cpu") -> list[Tensor]:
+    """Values of four query heads over two key heads, and gradients."""
+    generator = torch.Generator().manual_seed(tokens)
+    drawn = [torch.randn(1, tokens, heads, 16, generator=generator, dtype=torch.float64) for heads in (4, 2, 2, 4)]
+    # heads as a layer of the model cuts them
+    query, key, value, weights = (each.to(device, dtype).transpose(1, 2) for each in drawn)
+    inputs = [each.requires_grad_() for each in (query, key, value)]
+    output = attend(0, query, key, value, 0.3)
+    return [output.detach(), *torch.autograd.grad((output * weights).sum(), inputs)]
+
+
+@pytest.mark.parametrize("most_mask", [attention_module.MOST_MASK, 0])
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_small_batches_are_the_dense_mask(name: str, most_mask: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_module, "MOST_MASK", most_mask)
+    group, branch = laid_out(LAYOUTS[name])
+    packed = PackedAttention(group, branch)
+    has_mask = packed.mask is not None and packed.mask.numel() > 0
+    assert has_mask == (name in ("short episodes", "empty episodes") and most_mask > 0)
+    expected = attended(DenseAttention(group, branch), len(group), torch.float64)
+    for one, other in zip(attended(packed, len(group), torch.float64), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("prompt", "episodes"), [(1000, [6000] * 16), (5000, [300] * 16)])
+def test_no_mask_is_made_that_would_not_fit(prompt: int, episodes: list[int]) -> None:
+    assert PackedAttention(*laid_out([(prompt, episodes)])).mask is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares kernels of a GPU")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-2), (torch.bfloat16, 5e-2)])
+@pytest.mark.parametrize("name", list(LAYOUTS))
+def test_a_gpu_agrees_with_the_dense_mask(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    group, branch = laid_out(LAYOUTS[name])
+    expected = attended(DenseAttention(group, branch), len(group), torch.float64)
+    found = attended(PackedAttention(group.cuda(), branch.cuda()), len(group), dtype, "cuda")
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.double().cpu(), other, rtol=tolerance, atol=tolerance)

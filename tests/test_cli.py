@@ -96,7 +96,9 @@ def test_a_stage_writes_its_episodes_and_a_checkpoint(stages: Path, stage: str) 
     assert all(episode["evidence"] for episode in episodes)
     assert (stages / stage / "config.yaml").is_file()
     saved = torch.load(stages / stage / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["infogap"] == {"rollout_step": STEPS, "update_step": STEPS}
+    started = str(stages / "stage1" / "checkpoints" / "last.ckpt") if stage == "stage2" else None
+    assert saved["infogap"].pop("policy")["vision_tower"] == "frozen"
+    assert saved["infogap"] == {"rollout_step": STEPS, "update_step": STEPS, "init_from": started}
 
 
 def test_only_stage_2_pays_for_precise_crops(stages: Path) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from infogap.callbacks.checkpoint_files import FOLDER, RESULT
+from infogap.callbacks.grounding_stage import GroundingStage
 from infogap.cli import EvaluationCLI, TrainingCLI
 from infogap.data.datamodule import ShardDataModule
 from infogap.episode.protocol import Protocol, ProtocolConfig
@@ -18,6 +20,7 @@ from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
 from infogap.geometry import Frame
 from infogap.grpo.module import GRPOModule
+from infogap.grpo.strategy import ReplicatedStrategy, ShardedStrategy
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FULL = sorted(CONFIGS.glob("*.yaml"))
@@ -85,9 +88,42 @@ def test_a_full_config_is_read(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", OVERLAYS, ids=name)
-def test_an_overlay_is_read_on_top_of_stage_1_and_changes_it(path: Path) -> None:
-    below, above = read(CONFIGS / "stage1.yaml"), read(CONFIGS / "stage1.yaml", path)
-    assert below.parser.dump(below.config) != above.parser.dump(above.config)
+def test_an_overlay_is_read_on_top_of_its_stage_and_changes_it(path: Path) -> None:
+    stage = CONFIGS / (path.name if path.parent.name == "paper" else "stage1.yaml")
+    more = ["--model.init_from=null"]
+    below, above = read(stage, more=more), read(stage, path, more=more)
+    changed = below.parser.dump(below.config) != above.parser.dump(above.config)
+    assert changed == (path.name != "single.yaml")  # which says what the shipped configs do by themselves
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "control"])
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_the_published_setting_is_trained_sharded_or_with_adapters(stage: str, size: str) -> None:
+    model, paper = CONFIGS / "model" / f"qwen2_5_vl_{size}.yaml", CONFIGS / "paper" / f"{stage}.yaml"
+    sharded = CONFIGS / "strategy" / "fsdp.yaml"
+    cli = read(CONFIGS / f"{stage}.yaml", model, sharded, paper, more=["--model.init_from=null"])
+    assert isinstance(cli.trainer.strategy, ShardedStrategy)
+    assert cli.trainer.precision == "32-true"
+    assert cli.model.sharding.compute_dtype == "bfloat16"
+    assert (cli.datamodule.prompts_per_step, cli.model.rollout_config.group_size) == (256, 16)
+    assert (cli.trainer.limit_train_batches, cli.model.optim_config.lr) == (80, 1e-6)
+    assert cli.model.rollout_config.view.mode == ("budget" if stage == "control" else "selected")
+    kinds = [callback.kind for callback in cli.trainer.callbacks if isinstance(callback, GroundingStage)]
+    assert kinds == (["reward"] if stage == "stage2" else [])
+    replicated = CONFIGS / "strategy" / "ddp.yaml"
+    cli = read(
+        CONFIGS / f"{stage}.yaml", model, CONFIGS / "model" / "lora.yaml", replicated, more=["--model.init_from=null"]
+    )
+    assert isinstance(cli.trainer.strategy, ReplicatedStrategy)
+    assert cli.model.policy_config.lora is not None
+
+
+def test_the_control_of_the_paper_differs_in_the_gap_alone() -> None:
+    assert differences(raw("paper/stage1.yaml"), raw("paper/control.yaml")) == {
+        "model.rollout.view.mode",
+        "model.rollout.view.budget",
+        "model.algorithm.row_tokens",  # whose views are longer
+    }
 
 
 def test_the_large_model_is_trained_in_the_published_setting() -> None:
@@ -152,11 +188,8 @@ def test_stage_2_is_stage_1_with_boxes() -> None:
     assert callbacks[0]["class_path"] == "GroundingStage"
     assert callbacks[1:] == first["trainer"]["callbacks"]
     logger = first["trainer"]["logger"]["init_args"]
-    saver = first["trainer"]["callbacks"][-1]["init_args"]
-    assert saver["save_on_train_epoch_end"]
-    assert second["model"]["init_from"] == (
-        f"{logger['save_dir']}/{logger['name']}/checkpoints/{saver['filename']}.ckpt"
-    )
+    assert "RunCheckpoint" in [callback["class_path"] for callback in callbacks]
+    assert second["model"]["init_from"] == f"{logger['save_dir']}/{logger['name']}/{FOLDER}/{RESULT}"
     assert second["data"]["require_evidence"] is True
     assert second["data"]["limit"] == 256
 

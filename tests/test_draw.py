@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from infogap.policy.sampler import SamplingConfig, draw
+from infogap.policy.draw import SamplingConfig, draw
 
 PROBABILITIES = torch.tensor([0.05, 0.5, 0.0, 0.3, 0.15])
 LAST = 1 - 2**-24  # the largest number that torch.rand can return
@@ -24,7 +24,8 @@ def drawn(uniform: Sequence[float], banned: Tensor = NO_TOKENS, **config: float)
 @pytest.mark.parametrize(
     ("top_p", "uniform", "expected"),
     [
-        (1.0, [0.0, 0.49, 0.51, 0.79, 0.81, 0.94, 0.96, LAST], [1, 1, 3, 3, 4, 4, 0, 0]),
+        # all of them: in the order of the vocabulary, without sorting
+        (1.0, [0.0, 0.04, 0.06, 0.54, 0.56, 0.84, 0.86, LAST], [0, 0, 1, 1, 3, 3, 4, 4]),
         (0.96, [0.0, LAST], [1, 0]),
         (0.94, [0.0, 0.52, 0.53, 0.84, 0.85, LAST], [1, 1, 3, 3, 4, 4]),  # of 0.95
         (0.81, [0.0, LAST], [1, 4]),
@@ -45,10 +46,10 @@ def test_greedy_drawing_ignores_the_uniform_number() -> None:
 
 def test_temperature_reshapes_and_bans_renormalise() -> None:
     # squared, without token 1: 0.0025, 0.09 and 0.0225 of 0.115, that is 0.0217, 0.7826 and 0.1957
-    uniform = [0.0, 0.78, 0.79, 0.97, 0.98, LAST]
-    assert drawn(uniform, temperature=0.5, banned=torch.tensor([1])) == [3, 3, 4, 4, 0, 0]
+    uniform = [0.0, 0.021, 0.022, 0.80, 0.81, LAST]
+    assert drawn(uniform, temperature=0.5, banned=torch.tensor([1])) == [0, 0, 3, 3, 4, 4]
     logits, banned = PROBABILITIES.log()[None], torch.tensor([1])
-    _, logprobs = draw(logits, torch.tensor([0.0]), banned, SamplingConfig(temperature=0.5))
+    _, logprobs = draw(logits, torch.tensor([0.5]), banned, SamplingConfig(temperature=0.5))
     assert float(logprobs) == pytest.approx(math.log(0.09 / 0.115), abs=1e-6)
 
 

@@ -23,9 +23,9 @@ from infogap.evaluation.engine import ArmPlayer, Outcome
 from infogap.evaluation.measure import box_iou, to_prediction, unreadable_predictions
 from infogap.evaluation.question import Question, Reading, UnreadableRow
 from infogap.geometry import Box, Frame
+from infogap.policy.draw import SamplingConfig
 from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.packing import Group, pack
-from infogap.policy.sampler import SamplingConfig
 from infogap.rollout import CropConfig, Rollout, RolloutConfig, ViewConfig
 
 VALUES = yaml.safe_load((Path(__file__).parents[1] / "configs/protocol/needle.yaml").read_text())
@@ -283,7 +283,7 @@ def test_information_gain_is_the_difference_of_separately_scored_answers() -> No
         shown = POLICY.chunk(str(outcome.episode.turns[0].observation), [crop])
         call = POLICY.chunk(outcome.episode.turns[0].text)
         logprobs = [
-            float(POLICY.score(pack([Group(prompt, (branch,))], POLICY.vocabulary.image), 1.0).taught_logprobs.mean())
+            float(POLICY(pack([Group(prompt, (branch,))], POLICY.vocabulary.image), 1.0).taught_logprobs.mean())
             for branch in ((answer,), (call, shown, answer))
         ]
         assert outcome.gain is not None

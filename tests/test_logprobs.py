@@ -56,6 +56,15 @@ def test_the_head_never_sees_more_than_a_slice_and_works_twice() -> None:
     assert sorted(head.sizes) == [3, 3, 4, 4, 4, 4]
 
 
+def test_a_slice_has_as_many_tokens_as_make_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, target = inputs()
+    for logits, sizes in ((5 * VOCABULARY - 1, [4, 4, 3]), (5 * VOCABULARY, [5, 5, 1]), (1, [1] * TOKENS)):
+        monkeypatch.setattr("infogap.policy.logprobs.SLICE_LOGITS", logits)
+        head = CountingHead()
+        token_scores(head, hidden, target, BANNED, 1.0)
+        assert head.sizes == sizes
+
+
 def test_a_row_that_fits_into_one_slice_is_not_computed_again() -> None:
     hidden, target = inputs()
     head = CountingHead()

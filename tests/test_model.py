@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from infogap.policy import model as model_module
-from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy, load_weights, lora_scale, read_patchifier
+from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy, read_patchifier
 from infogap.policy.model import Policy
 from infogap.policy.packing import Group, Row, pack
 from infogap.policy.patches import Patchifier
-from infogap.policy.reference import Reference
+from infogap.policy.reference import Reference, reference_policy
 from infogap.policy.vocabulary import PolicyError, read_vocabulary
+from infogap.policy.weights import load_weights, lora_scale
 
 LORA = LoraConfig(rank=4, alpha=8)
+ADAPTED: dict[str, Any] = {"lora": LORA, "vision_tower": "frozen"}
 # peft asks transformers 5.23 by a name that it has deprecated
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 
@@ -32,14 +35,14 @@ def row_of(policy: Policy) -> Row:
 
 def logprobs(policy: Policy) -> Tensor:
     with torch.no_grad():
-        return policy.score(row_of(policy), 1.0).logprobs
+        return policy(row_of(policy), 1.0).logprobs
 
 
 def step(policy: Policy) -> None:
     """One update of everything that is trained."""
     trained = [weight for weight in policy.parameters() if weight.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.1)
-    policy.score(row_of(policy), 1.0).logprobs.sum().backward()
+    policy(row_of(policy), 1.0).logprobs.sum().backward()
     optimizer.step()
 
 
@@ -129,7 +132,7 @@ def test_weights_of_a_folder_are_taken_over(tmp_path: Path) -> None:
 
 
 def test_weights_of_a_folder_go_below_the_adapters(tmp_path: Path) -> None:
-    folder, policy = changed(tmp_path / "other"), tiny_policy(lora=LORA)
+    folder, policy = changed(tmp_path / "other"), tiny_policy(**ADAPTED)
     load_weights(policy, folder)  # adapters begin at zero
     torch.testing.assert_close(logprobs(policy), logprobs(load_policy(PolicyConfig(str(folder)))))
 
@@ -163,7 +166,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_changes(tmp_path: Path)
         with pytest.raises(PolicyError, match=re.escape(message)):
             load_weights(policy, tmp_path / "wrong.ckpt")
     torch.save({"weights": {}}, tmp_path / "wrong.ckpt")
-    with pytest.raises(PolicyError, match="does not fit the policy"):
+    with pytest.raises(PolicyError, match="has no 'state_dict': give a checkpoint that `infogap fit` has written"):
         load_weights(policy, tmp_path / "wrong.ckpt")
     with pytest.raises(PolicyError, match="is no model folder"):
         load_weights(policy, tmp_path)
@@ -172,7 +175,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_changes(tmp_path: Path)
 
 def test_adapters_of_another_scale_are_refused(tmp_path: Path) -> None:
     """Alpha is in no weight, so names and shapes would fit."""
-    policy = tiny_policy(lora=LORA)
+    policy = tiny_policy(**ADAPTED)
     assert lora_scale(policy) == {"rank": 4, "alpha": 8}
     state = {"state_dict": {f"policy.{name}": value for name, value in policy.state_dict().items()}}
     checkpoint = tmp_path / "trained.ckpt"
@@ -184,7 +187,7 @@ def test_adapters_of_another_scale_are_refused(tmp_path: Path) -> None:
 
 
 def test_adapters_alone_are_trained() -> None:
-    policy = tiny_policy(lora=LORA)
+    policy = tiny_policy(**ADAPTED)
     trained = {name for name, weight in policy.named_parameters() if weight.requires_grad}
     assert trained
     assert all(".lora_" in name and ".language_model." in name for name in trained)
@@ -196,25 +199,78 @@ def test_adapters_alone_are_trained() -> None:
     assert all(".lora_B." in name for name in moved)  # the first step moves only what began at zero
 
 
+TOWER_LAYERS = 2 * 5 + 2  # five linear layers in each of two blocks, and two in the merger
+
+
+@pytest.mark.parametrize("tower", ["full", "frozen", "lora"])
+def test_the_vision_tower_is_trained_as_it_says_beside_adapters(tower: Literal["full", "frozen", "lora"]) -> None:
+    policy = tiny_policy(lora=LORA, vision_tower=tower)
+    visual = dict(policy.parts.model.visual.named_parameters())
+    trained = {name for name, weight in visual.items() if weight.requires_grad}
+    adapters = {name for name in visual if ".lora_" in name}
+    assert trained == {"full": set(visual), "frozen": set(), "lora": adapters}[tower]
+    assert len(adapters) == (2 * TOWER_LAYERS if tower == "lora" else 0)
+    linear = [module for module in policy.parts.model.visual.modules() if type(module) is nn.Linear]
+    # peft keeps the layer below each pair of adapters; the adapters themselves are linear layers as well
+    assert len(linear) == TOWER_LAYERS * (3 if tower == "lora" else 1)
+    rest = [weight for name, weight in policy.named_parameters() if weight.requires_grad and ".visual." not in name]
+    assert len(rest) == 2 * 7 * 2
+    before = {name: weight.clone() for name, weight in visual.items()}
+    step(policy)
+    moved = {name for name, weight in visual.items() if not torch.equal(weight, before[name])}
+    assert moved == ({name for name in adapters if ".lora_B." in name} if tower == "lora" else trained)
+
+
+def test_adapters_of_the_tower_need_adapters() -> None:
+    message = "policy.vision_tower is 'lora' and policy.lora is not set: set policy.lora.rank and alpha, or make it"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        PolicyConfig(vision_tower="lora")
+
+
+def test_adapters_on_layers_that_are_not_there_are_refused() -> None:
+    """Also where others are there: a misspelt one would be left out without a word."""
+    message = (
+        "policy.lora.target_modules names ['qkv', 'quary'], which the language model does not have: choose from "
+        "['down_proj', 'gate_proj', 'k_proj', 'o_proj', 'q_proj', 'up_proj', 'v_proj']."
+    )
+    with pytest.raises(PolicyError, match=re.escape(message)):
+        tiny_policy(lora=LoraConfig(target_modules=("q_proj", "quary", "qkv")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rank": 0}, "policy.lora has rank 0 and alpha 128: give whole numbers of at least 1."),
+        ({"alpha": -1}, "policy.lora has rank 64 and alpha -1: give whole numbers of at least 1."),
+        ({"dropout": 1.0}, "policy.lora.dropout is 1.0: give a share of at least 0 and below 1."),
+        ({"dropout": -0.1}, "policy.lora.dropout is -0.1: give a share of at least 0 and below 1."),
+        ({"target_modules": ()}, "policy.lora.target_modules is empty: name the linear layers that get an adapter."),
+    ],
+)
+def test_settings_of_adapters_are_checked(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        LoraConfig(**changes)
+
+
 def test_adapters_with_checkpointing_have_the_same_gradients() -> None:
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        policy = tiny_policy(lora=LORA, gradient_checkpointing=checkpointing)
-        policy.score(row_of(policy), 1.0).logprobs.sum().backward()
+        policy = tiny_policy(**ADAPTED, gradient_checkpointing=checkpointing)
+        policy(row_of(policy), 1.0).logprobs.sum().backward()
         gradients.append([weight.grad for weight in policy.parameters() if weight.requires_grad])
     torch.testing.assert_close(*gradients)
 
 
 def test_the_reference_of_adapters_is_the_policy_as_it_was() -> None:
     """Also where training goes on from adapters, as stage 2 does from those of stage 1."""
-    policy = tiny_policy(lora=LORA)
+    policy = tiny_policy(**ADAPTED)
     base = logprobs(tiny_policy())
-    torch.testing.assert_close(Reference(policy).logprobs(row_of(policy), 1.0), base)
+    torch.testing.assert_close(Reference(reference_policy(policy)).logprobs(row_of(policy), 1.0), base)
     step(policy)
     first = logprobs(policy)
     assert not torch.allclose(first, base, atol=1e-3)
-    reference = Reference(policy)
+    reference = Reference(reference_policy(policy))
     step(policy)
     second = logprobs(policy)
     assert not torch.allclose(second, first, atol=1e-3)
@@ -224,7 +280,7 @@ def test_the_reference_of_adapters_is_the_policy_as_it_was() -> None:
 
 def test_the_reference_copy_does_not_follow_the_policy() -> None:
     policy = tiny_policy()
-    reference, before = Reference(policy), logprobs(policy)
+    reference, before = Reference(reference_policy(policy)), logprobs(policy)
     step(policy)
     assert not torch.allclose(logprobs(policy), before, atol=1e-3)
     found = reference.logprobs(row_of(policy), 1.0)
@@ -252,21 +308,40 @@ def test_a_frozen_tower_encodes_an_image_once(monkeypatch: pytest.MonkeyPatch) -
         return encode(tower, values, grids)
 
     monkeypatch.setattr(model_module, "encode_images", counting)
-    trained, frozen = tiny_policy(), tiny_policy(vision_tower="frozen")
+    frozen = tiny_policy(vision_tower="frozen")
     row = row_of(frozen)
-    first = frozen.score(row, 1.0).logprobs
+    first = frozen(row, 1.0).logprobs
     images = len(row.images)
     assert calls == [images]
-    assert torch.equal(frozen.score(row, 1.0).logprobs, first)
+    assert torch.equal(frozen(row, 1.0).logprobs, first)
     assert calls == [images]
-    torch.testing.assert_close(first, trained.score(row, 1.0).logprobs)
-    trained.score(row, 1.0)
-    assert calls == [images] * 3  # a tower that is trained encodes every time
     frozen.forget_images()
-    frozen.score(row, 1.0)
-    assert calls == [images] * 4
+    frozen(row, 1.0)
+    assert calls == [images] * 2
+    for trained in (tiny_policy(), tiny_policy(lora=LORA, vision_tower="lora")):
+        calls.clear()
+        torch.testing.assert_close(first, trained(row, 1.0).logprobs)  # adapters begin at zero
+        trained(row, 1.0)
+        assert calls == [images] * 2  # a tower that is trained encodes every time
 
 
 def test_weights_have_the_type_that_was_asked_for() -> None:
     assert {weight.dtype for weight in tiny_policy(dtype="bfloat16").parameters()} == {torch.bfloat16}
     assert {weight.dtype for weight in tiny_policy().parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("tower", ["frozen", "lora", "full"])
+def test_a_reference_beside_adapters_stays_what_it_was(tower: Literal["full", "frozen", "lora"]) -> None:
+    policy = tiny_policy(lora=LoraConfig(rank=2, alpha=4), vision_tower=tower)
+    row = row_of(policy)
+    reference = Reference(reference_policy(policy))
+    before = reference.logprobs(row, 1.0)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += 0.1
+        changed = policy(row, 1.0).logprobs
+    policy.forget_images()
+    assert float((changed - before).abs().max()) > 1e-3
+    assert torch.equal(reference.logprobs(row, 1.0), before)
+    assert torch.equal(policy(row, 1.0).logprobs, changed)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from tiny_policy import SCENES, tiny_protocol, tiny_rollout, write_tiny_policy
 from torch import Tensor
 
@@ -22,8 +23,9 @@ from infogap.grpo.batch import ScoredBatch
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import LossConfig
 from infogap.grpo.module import GRPOModule
+from infogap.grpo.ranks import Ranks
+from infogap.policy.draw import SamplingConfig
 from infogap.policy.loading import LoraConfig, PolicyConfig
-from infogap.policy.sampler import SamplingConfig
 from infogap.rollout import ViewConfig
 
 Metrics = dict[str, float]
@@ -184,28 +186,29 @@ def test_episodes_depend_on_the_rollout_step_and_the_rank(folder: Path, monkeypa
         model = module(folder)
         model.configure_model()
         model.rollout_step = step
-        monkeypatch.setattr(GRPOModule, "global_rank", rank)
+        monkeypatch.setattr(GRPOModule, "_ranks", Ranks(SingleDeviceStrategy(), rank, 2))
         found.add(str([[e.turns for e in rollout.episodes] for rollout in model._play(samples)]))
     assert len(found) == 3
 
 
-def test_several_processes_are_refused_before_they_wait_for_each_other(folder: Path) -> None:
+def test_several_processes_need_a_strategy_that_lets_ranks_be_free(folder: Path) -> None:
     model = module(folder)
-    model.trainer = SimpleNamespace(world_size=2)  # type: ignore[assignment]
-    with pytest.raises(ValueError, match=r"started on 2 processes, which this version cannot do: set trainer\.devices"):
+    model.trainer = SimpleNamespace(world_size=2, strategy=DDPStrategy())  # type: ignore[assignment]
+    with pytest.raises(
+        ValueError, match=r"strategy is DDPStrategy with 2 processes: add --config configs/strategy/ddp"
+    ):
         model.setup("fit")
 
 
-def test_a_sum_over_ranks_leaves_the_ranks_own_numbers_alone(folder: Path) -> None:
+def test_a_sum_over_ranks_leaves_the_ranks_own_numbers_alone() -> None:
     def reduce(tensor: Tensor, reduce_op: str) -> Tensor:
         return tensor.mul_(2)  # in place, as gloo does
 
-    model = module(folder)
-    model.trainer = SimpleNamespace(world_size=2, strategy=SimpleNamespace(reduce=reduce))  # type: ignore[assignment]
+    ranks = Ranks(SimpleNamespace(reduce=reduce, root_device="cpu"), 1, 2)  # type: ignore[arg-type]
     own = torch.tensor([3.0])
-    assert model._all_reduce is not None
-    assert model._all_reduce(own).tolist() == [6.0]
+    assert ranks.sum(own).tolist() == [6.0]
     assert own.tolist() == [3.0]
+    assert ranks.places(3) == [1, 3, 5]
 
 
 def test_training_moves_the_weights_and_the_seed_decides_the_episodes(
@@ -252,7 +255,7 @@ def test_validation_means_are_over_all_samples_that_have_a_view(folder: Path, mo
     model.configure_model()
     logged: list[Metrics] = []
     monkeypatch.setattr(model, "log_dict", logged.append)
-    monkeypatch.setattr(GRPOModule, "_all_reduce", None)
+    monkeypatch.setattr(GRPOModule, "_ranks", Ranks(SingleDeviceStrategy(), 0, 1))
     samples = [replace(sample, view_tokens=4) for sample in make_samples(SCENES, 1, 6)]
     unseen = [replace(sample, view_tokens=None) for sample in samples]
     for batches in ([samples], [[sample] for sample in samples], [[*unseen, *samples], unseen], [unseen]):
@@ -307,7 +310,7 @@ def test_a_frozen_vision_tower_does_not_change(folder: Path, plain: tuple[Record
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft reads it
 def test_lora_changes_adapters_only(folder: Path) -> None:
-    lora = {"lora": LoraConfig(rank=4, alpha=8)}
+    lora = {"lora": LoraConfig(rank=4, alpha=8), "vision_tower": "frozen"}
     torch.manual_seed(0)
     model = module(folder, policy=lora)
     model.configure_model()

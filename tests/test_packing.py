@@ -135,6 +135,27 @@ def test_a_row_of_prompts_alone_trains_nothing() -> None:
 
 def test_rows_are_filled_in_order_up_to_the_budget() -> None:
     groups = [Group(Chunk(tuple(range(length))), ()) for length in (4, 6, 1, 30, 5, 5)]
-    assert [[group.tokens for group in row] for row in split_by_budget(groups, 10)] == [[4, 6], [1], [30], [5, 5]]
+    rows = split_by_budget(groups, 10)
+    assert [[part.group.tokens for part in row] for row in rows] == [[4, 6], [1], [30], [5, 5]]
+    assert [part.number for row in rows for part in row] == [0, 1, 2, 3, 4, 5]
     assert split_by_budget([], 10) == []
+
+
+def test_a_group_above_the_budget_is_cut_between_episodes() -> None:
+    small, large = (
+        Group(Chunk((1, 1)), ((said(1),),)),
+        Group(Chunk((1, 2)), tuple((said(*range(n)),) for n in (3, 5, 1, 20, 2, 2))),
+    )
+    rows = split_by_budget([small, large, small], 10)
+    # by hand: of the large one 2 + 3 + 5 tokens, then 2 + 1, then 2 + 20, which is too long however it is cut
+    assert [[(part.number, part.first, part.group.tokens) for part in row] for row in rows] == [
+        [(0, 0, 3)],
+        [(1, 0, 10)],
+        [(1, 2, 3)],
+        [(1, 3, 22)],
+        [(1, 4, 6), (2, 0, 3)],
+    ]
+    pieces = [part.group for row in rows for part in row if part.number == 1]
+    assert tuple(episode for piece in pieces for episode in piece.episodes) == large.episodes
+    assert {piece.prompt for piece in pieces} == {large.prompt}
     assert Group(PROMPT, (ONE_CROP, NO_CROP)).tokens == 12

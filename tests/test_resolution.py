@@ -27,8 +27,9 @@ from infogap.data.shards import write_shards
 from infogap.data.skips import SkipReason
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Frame, visual_tokens
-from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, fingerprint, load_policy
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
 from infogap.policy.patches import Patches
+from infogap.policy.weights import fingerprint
 from infogap.resolution import (
     PolicyAnswerer,
     ResolutionConfig,

@@ -12,7 +12,7 @@ from infogap.data.sample import Sample
 from infogap.episode.environment import EpisodeLimits
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Box, Size
-from infogap.policy.sampler import SamplingConfig
+from infogap.policy.draw import SamplingConfig
 from infogap.rollout import CropConfig, GroupRollout, Rollout, RolloutConfig, ViewConfig, derive_seed
 from infogap.types import StopReason
 

@@ -11,8 +11,9 @@ from tiny import IMAGE_TEXT, Script, Separate, observation, tiny_image, tiny_pol
 from torch import Tensor
 
 from infogap.policy.cache import SlotCache
+from infogap.policy.draw import SamplingConfig
 from infogap.policy.packing import Chunk, Group, pack
-from infogap.policy.sampler import SampledTurn, Sampler, SamplingConfig, TokenLimits
+from infogap.policy.sampler import SampledTurn, Sampler, TokenLimits
 
 POLICY = tiny_policy()
 STOP, TURN_END, LETTER = POLICY.tokenizer.convert_tokens_to_ids(["<|im_end|>", "</tool_call>", "a"])
@@ -62,6 +63,28 @@ def play(
     return Sampler(POLICY, config, limits).run(chosen, generators(groups, size), driver), driver
 
 
+@pytest.mark.parametrize("size", [1, 5, 8])
+def test_steps_of_fixed_shape_sample_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short slots and buckets, so that slots grow and several buckets are used."""
+    monkeypatch.setattr("infogap.policy.decoding.BUCKET", 7)
+    expected, _ = play(size=size)
+    for capacity in (0, 1, 200):
+        driver = Driver([10 * group + each for group in range(3) for each in range(size)])
+        sampler = Sampler(POLICY, WARM, LIMITS, capacity=capacity, static=True)
+        found = sampler.run(prompts(), generators((0, 1, 2), size), driver)
+        assert [tokens(group) for group in found] == [tokens(group) for group in expected]
+        for group, other in zip(found, expected, strict=True):
+            for chunk, same in zip(sum(group.episodes, ()), sum(other.episodes, ()), strict=True):
+                assert chunk.logprobs == pytest.approx(same.logprobs, abs=1e-5)
+
+
+def test_prompts_are_encoded_in_parts_that_fit_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = play()
+    monkeypatch.setattr("infogap.policy.sampler.PREFILL_TOKENS", 1)
+    parted, _ = play()
+    assert [tokens(group) for group in parted] == [tokens(group) for group in whole]
+
+
 def tokens(group: Group) -> list[list[tuple[int, ...]]]:
     return [[chunk.token_ids for chunk in episode] for episode in group.episodes]
 
@@ -73,7 +96,7 @@ def test_sampled_logprobs_are_those_of_training(config: SamplingConfig) -> None:
     groups, _ = play(config)
     row = pack(groups, POLICY.vocabulary.image)
     with torch.no_grad():
-        scores = POLICY.score(row, config.scoring_temperature)
+        scores = POLICY(row, config.scoring_temperature)
     assert len(row.target) > 60
     torch.testing.assert_close(scores.logprobs, row.rollout_logprobs, rtol=0, atol=1e-4)
 
@@ -83,7 +106,7 @@ def test_low_precision_sampling_runs_and_stays_near_training() -> None:
         groups, _ = play()
         row = pack(groups, POLICY.vocabulary.image)
         with torch.no_grad():
-            scores = POLICY.score(row, 1.0)
+            scores = POLICY(row, 1.0)
     assert float((scores.logprobs - row.rollout_logprobs).abs().mean()) < 0.1
 
 
@@ -131,7 +154,7 @@ def test_dropping_finished_episodes_changes_nothing(monkeypatch: pytest.MonkeyPa
     kept: list[int] = []
     keep = SlotCache.keep
 
-    def noted(self: SlotCache, slots: Tensor) -> None:
+    def noted(self: SlotCache, slots: Sequence[int]) -> None:
         kept.append(len(slots))
         keep(self, slots)
 
@@ -264,7 +287,7 @@ def test_a_follower_is_its_leader_until_it_parts_and_itself_from_then_on(parts_a
             assert len(follower) == shared + 2
     row = pack(groups, POLICY.vocabulary.image)
     with torch.no_grad():
-        scores = POLICY.score(row, config.scoring_temperature)
+        scores = POLICY(row, config.scoring_temperature)
     torch.testing.assert_close(scores.logprobs, row.rollout_logprobs, rtol=0, atol=1e-4)
 
 
@@ -310,7 +333,7 @@ def test_observations_are_encoded_in_parts_that_fit_and_nothing_changes(monkeypa
 
 def test_a_pass_holds_as_many_observations_as_its_scores_leave_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = SlotCache.__new__(SlotCache)
-    cache.lengths = torch.tensor([0, 5])
+    cache.lengths = [0, 5]
     cache.prompts = SimpleNamespace(keys=[torch.zeros(1, 1, 15, 1)])  # type: ignore[assignment]
     # by hand: 2 heads, 15 tokens of prompt, slots of up to 5: an observation of 10 has 2 * 10 * (20 + 10) scores
     for most, parts in ((600, [[0], [1], [2]]), (1200, [[0, 1], [2]]), (1799, [[0, 1], [2]]), (1800, [[0, 1, 2]])):

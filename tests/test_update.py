@@ -30,7 +30,7 @@ from infogap.rollout import Rollout
 from infogap.types import StopReason
 
 Extra = Sequence[Sequence[tuple[Chunk, ...]]]
-ONE_ROW, ROW_PER_GROUP = 10**6, 1
+ONE_ROW, ROW_PER_EPISODE = 10**6, 1
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def whole_batch(
     add_update_keys(sums)
     for row in rows:
         ref = reference.logprobs(row.row, 1.0) if reference else None
-        loss = row_loss(row, policy.score(row.row, 1.0), None, ref, totals, taught_total, weight, config, sums)
+        loss = row_loss(row, policy(row.row, 1.0), None, ref, totals, taught_total, weight, config, sums)
         loss.backward()
         total += float(loss.detach())
     return total, gradient(policy), sums.means(), len(rows)
@@ -112,13 +112,13 @@ def test_the_way_rows_are_cut_changes_nothing(
     group = max(rollout.group.tokens for rollout in batch.rollouts)
     found = {
         row_tokens: whole_batch(policy, batch, algorithm(loss_type, row_tokens, mask_truncated=mask_truncated))
-        for row_tokens in (ONE_ROW, 2 * group, ROW_PER_GROUP)
+        for row_tokens in (ONE_ROW, 2 * group, group - 1, ROW_PER_EPISODE)
     }
     loss, expected, metrics, rows = found[ONE_ROW]
     assert rows == 1
     assert float(expected.norm()) > 1e-3
     for row_tokens, (other_loss, other, other_metrics, other_rows) in found.items():
-        assert other_rows == {ONE_ROW: 1, 2 * group: 2, ROW_PER_GROUP: 4}[row_tokens]
+        assert other_rows == {ONE_ROW: 1, 2 * group: 2, group - 1: 5, ROW_PER_EPISODE: 16}[row_tokens]
         assert other_loss == pytest.approx(loss, abs=1e-5)
         assert float((other - expected).norm() / expected.norm()) < 1e-5
         assert other_metrics == pytest.approx(metrics, abs=1e-5)
@@ -132,7 +132,7 @@ def test_the_gradient_is_that_of_separate_sequences(policy: Policy, batch: Score
     for number, rollout in enumerate(batch.rollouts):
         for episode, chunks in enumerate(rollout.group.episodes):
             alone = pack([Group(rollout.group.prompt, (chunks,))], policy.vocabulary.image)
-            logprobs = policy.score(alone, 1.0).logprobs
+            logprobs = policy(alone, 1.0).logprobs
             divisor = {"dapo": tokens, "bnpo": tokens, "grpo": 20 * len(logprobs), "dr_grpo": 20 * 10}[loss_type]
             # at the policy that sampled, the gradient of the clipped objective is that of advantage times log-prob
             (-logprobs.sum() * batch.advantages_pg[number, episode] / divisor).backward()
@@ -159,14 +159,14 @@ def test_masking_truncated_episodes_takes_them_out_of_loss_and_totals(policy: Po
 
 
 def test_groups_without_variance_are_not_computed_but_counted(policy: Policy, batch: ScoredBatch) -> None:
-    config = algorithm("dapo", ROW_PER_GROUP)
+    config = algorithm("dapo", ROW_PER_EPISODE)
     rows = training_rows(batch, nothing(batch), config, policy.vocabulary.image)
-    assert len(rows) == 4
+    assert len(rows) == 16
     everything = sum(sum(rollout.policy_tokens) for rollout in batch.rollouts)
     assert local_totals(rows, batch, config).tolist() == [everything, 20.0, 0.0]
     with_all = replace(batch, zero_variance_p=torch.zeros(5, dtype=torch.bool))
     computed, left_out = whole_batch(policy, with_all, config), whole_batch(policy, batch, config)
-    assert (computed[3], left_out[3]) == (5, 4)
+    assert (computed[3], left_out[3]) == (20, 16)
     assert left_out[0] == pytest.approx(computed[0], abs=1e-6)
     torch.testing.assert_close(left_out[1], computed[1], rtol=0, atol=1e-7)
 
@@ -211,7 +211,7 @@ def test_taught_branches_leave_the_policy_loss_as_it_is(policy: Policy, batch: S
         assert beside[2][name] == pytest.approx(without[2][name], abs=1e-5), name
 
 
-@pytest.mark.parametrize("row_tokens", [ONE_ROW, ROW_PER_GROUP])
+@pytest.mark.parametrize("row_tokens", [ONE_ROW, ROW_PER_EPISODE])
 def test_the_gradient_of_taught_tokens_is_a_plain_cross_entropy(
     policy: Policy, batch: ScoredBatch, row_tokens: int
 ) -> None:
@@ -254,7 +254,7 @@ def test_later_updates_clip_against_the_policy_before_the_first(policy: Policy, 
     config = algorithm()
     (row,) = training_rows(batch, nothing(batch), config, policy.vocabulary.image)
     tokens = float(sum(sum(rollout.policy_tokens) for rollout in batch.rollouts))
-    scores = policy.score(row.row, 1.0)
+    scores = policy(row.row, 1.0)
     shift = torch.linspace(-0.5, 0.5, len(scores.logprobs))
     sums = Sums()
     loss = row_loss(

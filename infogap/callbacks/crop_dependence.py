@@ -16,6 +16,7 @@ from infogap.evaluation.benchmarks.shards import Shards
 from infogap.evaluation.datamodule import with_other_images
 from infogap.evaluation.engine import ArmPlayer, Outcome
 from infogap.evaluation.question import BenchmarkError, View
+from infogap.policy.sharding import resident
 
 if TYPE_CHECKING:
     from infogap.grpo.module import GRPOModule
@@ -102,10 +103,11 @@ class CropDependence(Callback):
             limits=rollout.limits,
         )
         assert module.policy is not None  # validation has used it
-        player = ArmPlayer(module.policy, module.protocol, config, module.seed)
         outcomes: list[Outcome] = []
-        for start in range(0, len(self._cases), self.batch_size):
-            outcomes += player.play(self._cases[start : start + self.batch_size]).outcomes
+        with resident(module.policy) as playing:
+            player = ArmPlayer(playing, module.protocol, config, module.seed)
+            for start in range(0, len(self._cases), self.batch_size):
+                outcomes += player.play(self._cases[start : start + self.batch_size]).outcomes
         accuracy = {arm: _accuracy([outcome for outcome in outcomes if outcome.arm == arm]) for arm in ARMS}
         return {
             "eval/own_crop": accuracy["own"],

@@ -50,14 +50,15 @@ class NeedleShardConfig:
 class ShardDataModule(LightningDataModule):
     """Samples from shards on disk.
 
-    Training batches come without end, `prompts_per_step` samples each on every rank; validation passes over all samples
+    Training batches come without end, `prompts_per_step` samples over all ranks; validation passes over all samples
     once. Steps get `list[Sample]` with every image still compressed. A checkpoint holds the position in the stream.
 
     Args:
         root: shards for training: a folder, a glob pattern or a file.
         val_root: shards for validation, likewise; None for no validation.
         needle: write synthetic scenes to `root` and `val_root`, which must be folders, where they hold no shards.
-        prompts_per_step: samples in a batch, per rank.
+        prompts_per_step: samples of a step, over all ranks, so that a run is the same experiment on any number of GPUs;
+            a multiple of the number of ranks.
         shuffle_buffer: compressed records held in memory to shuffle, per worker. Larger mixes better; 8K photographs
             take some 10 MB each.
         seed: seed of the order of the samples.
@@ -113,6 +114,19 @@ class ShardDataModule(LightningDataModule):
         """
         return self._skips.counts
 
+    def setup(self, stage: str) -> None:
+        """Check that the samples of a step can be shared out.
+
+        Raises:
+            ValueError: if they cannot.
+        """
+        ranks = self._rank_and_world_size()[1]
+        if self.prompts_per_step % ranks:
+            raise ValueError(
+                f"data.prompts_per_step is {self.prompts_per_step} and there are {ranks} processes: make it a multiple "
+                "of their number, or use fewer GPUs."
+            )
+
     def prepare_data(self) -> None:
         """Write the needle shards that are asked for and missing. Runs in one process per node.
 
@@ -152,7 +166,7 @@ class ShardDataModule(LightningDataModule):
         stream = TrainStream(
             shards,
             selection,
-            batch_size=self.prompts_per_step,
+            batch_size=self.prompts_per_step // world_size,
             shuffle_buffer=self.shuffle_buffer,
             seed=self.seed,
             rank=rank,
@@ -175,7 +189,7 @@ class ShardDataModule(LightningDataModule):
         stream = ValidationStream(
             shards,
             Selection(load_manifest(beside) if beside.exists() else {}),
-            batch_size=self.prompts_per_step,
+            batch_size=self.prompts_per_step // world_size,
             rank=rank,
             world_size=world_size,
             skips=self._skips,

@@ -17,7 +17,7 @@ from infogap.episode.environment import EpisodeLimits
 from infogap.episode.tool import CropTool, GroundTruthCrop, NoiseCrop, OtherImageCrop, OwnCrop, RandomCrop, evidence_box
 from infogap.evaluation.question import Question, View
 from infogap.geometry import Box
-from infogap.policy.sampler import SamplingConfig
+from infogap.policy.draw import SamplingConfig
 from infogap.rollout import CropConfig
 
 ArmName = Literal["no_tool", "own", "gt", "noise", "random", "other", "gt_only", "no_image"]

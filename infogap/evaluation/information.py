@@ -75,9 +75,10 @@ def information_gains(policy: Policy, protocol: Protocol, looks: Sequence[Look])
         seen = [(), _up_to_first_image(look.own), _up_to_first_image(look.placebo or ())]
         groups.append(Group(look.prompt, tuple((*chunks, answer) for chunks in seen[: 2 + bool(look.placebo)])))
     scores: list[float] = []
-    for members in split_by_budget(groups, ROW_TOKENS):
+    for parts in split_by_budget(groups, ROW_TOKENS):
+        members = [part.group for part in parts]
         with torch.no_grad():
-            logprobs = policy.score(pack(members, policy.vocabulary.image), 1.0).taught_logprobs
+            logprobs = policy(pack(members, policy.vocabulary.image), 1.0).taught_logprobs
         lengths = [len(branch[-1].taught) for group in members for branch in group.episodes]
         scores += [float(piece.mean()) for piece in logprobs.split_with_sizes(lengths)]
     remaining = iter(scores)

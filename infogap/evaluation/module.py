@@ -31,8 +31,9 @@ from infogap.evaluation.question import BenchmarkError
 from infogap.evaluation.report import print_report, write_report
 from infogap.evaluation.results import Results, ResultsError
 from infogap.evaluation.scoring import Scorer
-from infogap.policy.loading import PolicyConfig, fingerprint, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
+from infogap.policy.weights import fingerprint, load_weights
 
 logger = logging.getLogger(__name__)
 

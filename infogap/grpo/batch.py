@@ -39,9 +39,9 @@ class ScoredBatch:
 
 
 def reward_table(rollouts: Sequence[GroupRollout], rewards: RewardSet) -> Tensor:
-    """Every reward column of every episode, ``[P, G, C]`` float32."""
+    """Every reward column of every episode, ``[P, G, C]`` float32; ``[0, 2, C]`` of no groups."""
     rows = [[rewards.score(episode, rollout.sample) for episode in rollout.episodes] for rollout in rollouts]
-    return torch.tensor(rows, dtype=torch.float32)
+    return torch.tensor(rows, dtype=torch.float32) if rows else torch.zeros(0, 2, len(rewards.names))
 
 
 def score_batch(

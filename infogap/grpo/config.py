@@ -23,8 +23,8 @@ class AlgorithmConfig:
         aggregation: whether reward columns are summed before they are normalised (LFPC), or after (GDPO).
         updates_per_rollout: optimiser steps on the same episodes; above 1 the loss compares with the policy before.
         mask_truncated: leave episodes that ran out of tokens out of the loss (DAPO's overlong masking).
-        row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group has a row of
-            its own.
+        row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group is cut into
+            several rows, each with the prompt and some of the episodes.
     """
 
     loss: LossConfig = field(default_factory=LossConfig)

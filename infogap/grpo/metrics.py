@@ -39,7 +39,7 @@ class Sums:
         """The means, over all ranks if ``all_reduce`` sums a tensor over them.
 
         Args:
-            all_reduce: sums a tensor over ranks; all must have the same names in the same order.
+            all_reduce: sums a tensor over ranks; all must have the same names in the same order. None on one rank.
             names: the metrics that are wanted, also those that nothing was added to; None for those that were named.
         """
         wanted = list(self._entries) if names is None else names
@@ -55,24 +55,30 @@ def add_batch_metrics(sums: Sums, batch: ScoredBatch, grounding: GroundingConfig
     """Rewards, groups, episodes and crops of a scored batch."""
     for name in batch.reward_names:
         sums.add(f"reward/{name}", batch.column(name).flatten())
-        sums.add(f"reward/{name}_std", batch.column(name).std(dim=1, correction=0))
+        sums.add(f"reward/{name}_std", _group_std(batch.column(name)))
     sums.add("reward/total", batch.totals_pg.flatten())
-    sums.add("reward/total_std", batch.totals_pg.std(dim=1, correction=0))
+    sums.add("reward/total_std", _group_std(batch.totals_pg))
     right = batch.column("accuracy") > 0
     sums.add("group/all_right", right.all(dim=1))
     sums.add("group/all_wrong", (~right).all(dim=1))
     sums.add("group/zero_variance", batch.zero_variance_p)
-    sums.add("group/advantage_std", batch.advantages_pg.std(dim=1, correction=0))
-    for rollout in batch.rollouts:
-        sums.add("episode/turns", [len(episode.turns) for episode in rollout.episodes])
-        sums.add("episode/crops", [len(episode.crops) for episode in rollout.episodes])
-        sums.add("episode/tool_rate", [bool(episode.crops) for episode in rollout.episodes])
-        sums.add("episode/bad_calls", [episode.bad_calls for episode in rollout.episodes])
-        sums.add("episode/policy_tokens", rollout.policy_tokens)
-        sums.add("episode/visual_tokens", rollout.visual_tokens)
-        for reason in StopReason:
-            sums.add(f"episode/stop_{reason.value}", [episode.stop_reason is reason for episode in rollout.episodes])
-        _add_crop_metrics(sums, rollout, grounding)
+    sums.add("group/advantage_std", _group_std(batch.advantages_pg))
+    # a rank without a group names the same metrics
+    episodes = [episode for rollout in batch.rollouts for episode in rollout.episodes]
+    sums.add("episode/turns", [len(episode.turns) for episode in episodes])
+    sums.add("episode/crops", [len(episode.crops) for episode in episodes])
+    sums.add("episode/tool_rate", [bool(episode.crops) for episode in episodes])
+    sums.add("episode/bad_calls", [episode.bad_calls for episode in episodes])
+    sums.add("episode/policy_tokens", [count for rollout in batch.rollouts for count in rollout.policy_tokens])
+    sums.add("episode/visual_tokens", [count for rollout in batch.rollouts for count in rollout.visual_tokens])
+    for reason in StopReason:
+        sums.add(f"episode/stop_{reason.value}", [episode.stop_reason is reason for episode in episodes])
+    _add_crop_metrics(sums, batch.rollouts, grounding)
+
+
+def _group_std(values_pg: Tensor) -> Tensor:
+    """Standard deviation of every group; torch warns of no groups."""
+    return (values_pg - values_pg.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
 
 
 def add_update_keys(sums: Sums) -> None:
@@ -95,15 +101,13 @@ def add_update_keys(sums: Sums) -> None:
         sums.add(f"optim/{name}", [])
 
 
-def _add_crop_metrics(sums: Sums, rollout: GroupRollout, grounding: GroundingConfig) -> None:
-    size = rollout.sample.image.size
-    crops = [crop for episode in rollout.episodes for crop in episode.crops]
-    sums.add("crop/area_ratio", [crop.area / (size.width * size.height) for crop in crops])
-    found = [
-        grounding_score(episode.crops, rollout.sample.evidence, size, grounding)
-        for episode in rollout.episodes
-        if episode.crops
-    ]
+def _add_crop_metrics(sums: Sums, rollouts: Sequence[GroupRollout], grounding: GroundingConfig) -> None:
+    cropping = [(rollout.sample, episode) for rollout in rollouts for episode in rollout.episodes if episode.crops]
+    sums.add(
+        "crop/area_ratio",
+        [c.area / (s.image.size.width * s.image.size.height) for s, episode in cropping for c in episode.crops],
+    )
+    found = [grounding_score(e.crops, s.evidence, s.image.size, grounding) for s, e in cropping]
     scores = [score for score in found if score is not None]
     sums.add("crop/iou", [score.iou for score in scores])
     sums.add("crop/coverage", [score.coverage for score in scores])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -12,33 +12,24 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
 
 from infogap.data.sample import Sample
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.episode.rewards import RewardConfig, RewardSet
 from infogap.grpo.batch import ScoredBatch, score_batch, score_greedy
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
-from infogap.grpo.losses import BatchTotals
+from infogap.grpo.learner import Learner
 from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
-from infogap.grpo.update import TrainingRow, ground_truth_call, local_totals, row_loss, training_rows
-from infogap.policy.loading import PolicyConfig, load_policy, load_weights, lora_scale
+from infogap.grpo.ranks import Ranks
+from infogap.grpo.run_state import check_resume
+from infogap.grpo.strategy import check_strategy
+from infogap.grpo.update import TrainingRow, ground_truth_call, training_rows
+from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
-from infogap.policy.reference import Reference
+from infogap.policy.reference import Reference, reference_policy
+from infogap.policy.sharding import ShardingConfig, clip_gradients, resident, shard
+from infogap.policy.weights import load_weights, lora_scale
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
-
-
-def refuse_several_processes(world_size: int) -> None:
-    """Several processes make unequal numbers of backward passes, and would wait for each other for ever.
-
-    Raises:
-        ValueError: if there are several.
-    """
-    if world_size > 1:
-        raise ValueError(
-            f"Training was started on {world_size} processes, which this version cannot do: set trainer.devices and "
-            "trainer.num_nodes to 1."
-        )
 
 
 class GRPOModule(LightningModule):
@@ -53,9 +44,12 @@ class GRPOModule(LightningModule):
         rewards: weights of the reward columns.
         algorithm: how episodes become gradients.
         optim: the optimiser.
+        sharding: how the policy is sharded under ``configs/strategy/fsdp.yaml``; otherwise not looked at.
         init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours or a model folder.
             Only weights are taken; to go on with an interrupted run use ``--ckpt_path``.
-        seed: of the episodes. Sampling depends on (seed, rollout step, rank, group, episode) and nothing else.
+        seed: of the episodes. Sampling depends on (seed, rollout step, the sample's place in the step, episode) and
+            nothing else. Place ``number * ranks + rank`` is sample ``number`` of a rank: however many ranks share the
+            same samples in turn, they play the same episodes.
     """
 
     def __init__(
@@ -66,6 +60,7 @@ class GRPOModule(LightningModule):
         rewards: RewardConfig | None = None,
         algorithm: AlgorithmConfig | None = None,
         optim: OptimConfig | None = None,
+        sharding: ShardingConfig | None = None,
         init_from: str | None = None,
         seed: int = 0,
     ) -> None:
@@ -77,6 +72,7 @@ class GRPOModule(LightningModule):
         self.reward_config = rewards or RewardConfig()
         self.algorithm = algorithm or AlgorithmConfig()
         self.optim_config = optim or OptimConfig()
+        self.sharding = sharding or ShardingConfig()
         self.init_from, self.seed = init_from, seed
         if self.rollout_config.group_size < 2:
             raise ValueError(
@@ -96,18 +92,24 @@ class GRPOModule(LightningModule):
         self._validation = Sums()
 
     def setup(self, stage: str) -> None:
-        """See ``refuse_several_processes``."""
-        refuse_several_processes(self.trainer.world_size)
+        """Refuse what would fail after hours: see ``check_strategy`` and ``check_resume``."""
+        check_strategy(self.trainer.strategy, self.trainer.world_size)
+        if stage == "fit" and self.trainer.ckpt_path is not None:
+            check_resume(Path(self.trainer.ckpt_path), policy=asdict(self.policy_config), init_from=self.init_from)
 
     def configure_model(self) -> None:
-        """Load the policy once, and the reference if the KL term needs one."""
+        """Load the policy once, and the reference if the KL term needs one; shard both under FSDP."""
         if self.policy is not None:
             return
         self.policy = load_policy(self.policy_config, self.protocol.config.turn_end_texts)
         if self.init_from is not None:
             load_weights(self.policy, Path(self.init_from))
-        if self.algorithm.loss.kl_coef > 0:
-            self._reference = Reference(self.policy)
+        reference = reference_policy(self.policy) if self.algorithm.loss.kl_coef > 0 else None
+        if self.device_mesh is not None:
+            for policy in {self.policy, reference or self.policy}:
+                shard(policy, self.device_mesh["data_parallel"], self.sharding)
+        if reference is not None:
+            self._reference = Reference(reference)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """AdamW over everything that is trained, the vision tower at its own rate."""
@@ -148,15 +150,14 @@ class GRPOModule(LightningModule):
         """Greedy episodes with the tool; never touches the training stream or its random numbers."""
         if self.rollout_config.view.mode == "selected":
             samples = [sample for sample in samples if sample.view_tokens is not None]
-        if not samples:
-            return
-        rollout = Rollout(self._policy, self.protocol, self.rollout_config.greedy())
-        groups = rollout.run(samples, (self.seed, "validation", batch_idx))
+        with resident(self._policy) as playing:
+            rollout = Rollout(playing, self.protocol, self.rollout_config.greedy())
+            groups = rollout.run(samples, (self.seed, "validation", batch_idx), self._ranks.places(len(samples)))
         add_batch_metrics(self._validation, score_greedy(groups, self.rewards), self.reward_config.grounding_details)
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all samples and ranks, whether or not this rank had samples."""
-        values = self._validation.means(self._all_reduce, _VALIDATED)
+        values = self._validation.means(self._ranks.sum, _VALIDATED)
         self.log_dict({f"eval/{name.split('/')[1]}": value for name, value in values.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -179,14 +180,8 @@ class GRPOModule(LightningModule):
         return self.policy
 
     @property
-    def _all_reduce(self) -> Callable[[Tensor], Tensor] | None:
-        """Sums a tensor over ranks, wherever it lives."""
-        if self.trainer.world_size == 1:
-            return None
-        # a copy, since gloo sums in place
-        return lambda local: self.trainer.strategy.reduce(local.to(self.device, copy=True), reduce_op="sum").to(
-            local.device
-        )
+    def _ranks(self) -> Ranks:
+        return Ranks(self.trainer.strategy, self.global_rank, self.trainer.world_size)
 
     @property
     def _total_updates(self) -> float:
@@ -203,8 +198,9 @@ class GRPOModule(LightningModule):
         self._times[phase] = time.perf_counter() - started
 
     def _play(self, samples: list[Sample]) -> list[GroupRollout]:
-        rollout = Rollout(self._policy, self.protocol, self.rollout_config)
-        return rollout.run(samples, (self.seed, self.rollout_step, self.global_rank))
+        with resident(self._policy) as playing:
+            rollout = Rollout(playing, self.protocol, self.rollout_config)
+            return rollout.run(samples, (self.seed, self.rollout_step), self._ranks.places(len(samples)))
 
     def _score(self, rollouts: list[GroupRollout]) -> ScoredBatch:
         return score_batch(
@@ -212,7 +208,7 @@ class GRPOModule(LightningModule):
             self.rewards,
             scale_rewards=self.algorithm.scale_rewards,
             aggregation=self.algorithm.aggregation,
-            all_reduce=self._all_reduce,
+            all_reduce=self._ranks.sum,
         )
 
     def _pack(self, batch: ScoredBatch) -> list[TrainingRow]:
@@ -221,37 +217,18 @@ class GRPOModule(LightningModule):
         return training_rows(batch, extra, self.algorithm, self._policy.vocabulary.image)
 
     def _update(self, rows: list[TrainingRow], batch: ScoredBatch, sums: Sums) -> None:
-        self._policy.train()  # transformers checkpoints activations in this mode only; there is no dropout by default
-        local = local_totals(rows, batch, self.algorithm)
-        summed = (self._all_reduce(local) if self._all_reduce else local).tolist()
-        totals = BatchTotals(summed[0], summed[1], float(local[0]), self.trainer.world_size)
         temperature = self.rollout_config.sampling.scoring_temperature
-        several = self.algorithm.updates_per_rollout > 1
-        with torch.no_grad():
-            old = [self._policy.score(row.row, temperature).logprobs if several else None for row in rows]
-        ref = [self._reference.logprobs(row.row, temperature) if self._reference else None for row in rows]
+        learner = Learner(self._policy, self._reference, self.algorithm, temperature, self._ranks, self.manual_backward)
+        learner.learn(rows, batch, self.grounding_loss_weight, sums, lambda: self._step(sums))
+
+    def _step(self, sums: Sums) -> None:
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        for _ in range(self.algorithm.updates_per_rollout):
-            for row, old_logprobs, ref_logprobs in zip(rows, old, ref, strict=True):
-                scores = self._policy.score(row.row, temperature)
-                weight = self.grounding_loss_weight
-                loss = row_loss(
-                    row, scores, old_logprobs, ref_logprobs, totals, summed[2], weight, self.algorithm, sums
-                )
-                sums.add_ratio("policy/loss", float(loss.detach()), 1 / len(rows))
-                self.manual_backward(loss)
-            self._step(optimizer, sums)
-
-    def _step(self, optimizer: Any, sums: Sums) -> None:
         config = self.optim_config
         factor = config.factor(self.update_step, self._total_updates)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        norm = torch.nn.utils.clip_grad_norm_(
-            [p for p in self._policy.parameters() if p.grad is not None], config.max_grad_norm
-        )
-        sums.add("optim/grad_norm", [float(norm)])
+        sums.add("optim/grad_norm", [clip_gradients(self._policy.parameters(), config.max_grad_norm)])
         sums.add("optim/lr", [optimizer.param_groups[0]["lr"]])
         optimizer.step()
         optimizer.zero_grad()
@@ -265,7 +242,7 @@ class GRPOModule(LightningModule):
         tokens = sum(rollout.group.tokens for rollout in batch.rollouts)
         sums.add_ratio("time/tokens_per_second", tokens, seconds)
         sums.add_ratio("time/episodes_per_second", batch.totals_pg.numel(), seconds)
-        values = sums.means(self._all_reduce)
+        values = sums.means(self._ranks.sum)
         values |= {f"weight/{n}": w for n, w in zip(self.rewards.names, self.rewards.weights, strict=True)}
         values |= {"weight/grounding_loss": self.grounding_loss_weight}
         values |= {"clock/rollout_step": float(self.rollout_step), "clock/update_step": float(self.update_step)}

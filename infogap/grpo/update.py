@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,8 @@ from infogap.grpo.config import AlgorithmConfig
 from infogap.grpo.losses import BatchTotals, PolicyTokens, grounding_cross_entropy, policy_loss
 from infogap.grpo.metrics import Sums
 from infogap.policy.model import Policy, RowScores
-from infogap.policy.packing import Chunk, Group, Row, pack, split_by_budget
+from infogap.policy.packing import Chunk, Part, Row, pack, split_by_budget
+from infogap.policy.sharding import idle_row
 from infogap.rollout import GroupRollout
 
 
@@ -75,24 +77,31 @@ def training_rows(
         config: exclusions and the size of a row.
         image_token_id: id of ``<|image_pad|>``.
     """
-    numbers: dict[int, int] = {}
-    groups: list[Group] = []
-    for number, rollout in enumerate(batch.rollouts):
-        if bool(batch.zero_variance_p[number]) and not extra[number] and config.loss.kl_coef == 0:
-            continue
-        group = replace(rollout.group, episodes=(*rollout.group.episodes, *extra[number]))
-        numbers[id(group)] = number
-        groups.append(group)
-    rows: list[TrainingRow] = []
-    for members in split_by_budget(groups, config.row_tokens):
-        advantages, included = [], []
-        for group in members:
-            number = numbers[id(group)]
-            episodes, extras = batch.rollouts[number].episodes, len(extra[number])
-            advantages += [*batch.advantages_pg[number].tolist(), *[0.0] * extras]
-            included += [not (config.mask_truncated and e.truncated) for e in episodes] + [False] * extras
-        rows.append(TrainingRow(pack(members, image_token_id), torch.tensor(advantages), torch.tensor(included)))
-    return rows
+    numbers = [
+        number
+        for number in range(len(batch.rollouts))
+        if not bool(batch.zero_variance_p[number]) or extra[number] or config.loss.kl_coef > 0
+    ]
+    advantages, included, groups = [], [], []  # by group, of every branch
+    for number in numbers:
+        rollout, extras = batch.rollouts[number], len(extra[number])
+        groups.append(replace(rollout.group, episodes=(*rollout.group.episodes, *extra[number])))
+        advantages.append([*batch.advantages_pg[number].tolist(), *[0.0] * extras])
+        included.append([not (config.mask_truncated and e.truncated) for e in rollout.episodes] + [False] * extras)
+
+    def of(parts: Sequence[Part], values: list[list[Any]]) -> Tensor:
+        spans = [values[part.number][part.first : part.first + len(part.group.episodes)] for part in parts]
+        return torch.tensor([value for span in spans for value in span])
+
+    return [
+        TrainingRow(pack([part.group for part in parts], image_token_id), of(parts, advantages), of(parts, included))
+        for parts in split_by_budget(groups, config.row_tokens)
+    ]
+
+
+def idle(policy: Policy) -> TrainingRow:
+    """A row that teaches nothing."""
+    return TrainingRow(idle_row(policy), torch.zeros(1), torch.zeros(1, dtype=torch.bool))
 
 
 def local_totals(rows: Sequence[TrainingRow], batch: ScoredBatch, config: AlgorithmConfig) -> Tensor:

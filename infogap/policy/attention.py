@@ -1,7 +1,10 @@
 """Attention of packed rows, plugged into transformers under one name.
 
 The model's attention layers call whatever ``attend`` object the forward was given, so that training, prefill and
-decoding differ in that object and in nothing else. All of them compute the same rule (see ``visible``).
+decoding differ in that object and in nothing else. All of them compute the same rule (see ``sees``).
+
+What was run: everything here, on the CPU. On a GPU nothing was, for want of one; ``tests/test_attention.py`` compares
+``PackedAttention`` with the dense mask where there is a GPU, in single and half precision.
 """
 
 from __future__ import annotations
@@ -58,20 +61,30 @@ def _attention(
 AttentionInterface.register(IMPLEMENTATION, _attention)
 
 
-def visible(group: Tensor, branch: Tensor) -> Tensor:
-    """The rule itself, as a matrix: whether query i sees key j.
+def related(group: Tensor, branch: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The rule without the order: whether a query may see a key, provided that the key is not after it.
 
     Args:
-        group: group of every token, ``[N]``.
+        group: group of every token, ``[N]``. Instead of tokens these may be distinct pairs of group and branch.
         branch: branch of every token, -1 in a prompt, ``[N]``.
+        query: indices of queries.
+        key: indices of keys, of a shape that broadcasts with that of ``query``.
 
     Returns:
-        Bool ``[N, N]``.
+        Bool, of the broadcast shape.
     """
+    return (group[query] == group[key]) & ((branch[key] == PROMPT_BRANCH) | (branch[query] == branch[key]))
+
+
+def sees(group: Tensor, branch: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    """The rule itself: whether query sees key. Arguments and result as in ``related``; tokens only."""
+    return related(group, branch, query, key) & (query >= key)
+
+
+def visible(group: Tensor, branch: Tensor) -> Tensor:
+    """The rule as a matrix: whether query i sees key j, ``[N, N]``."""
     order = torch.arange(len(group), device=group.device)
-    same_group = group[:, None] == group[None, :]
-    same_branch = (branch[None, :] == PROMPT_BRANCH) | (branch[:, None] == branch[None, :])
-    return same_group & same_branch & (order[:, None] >= order[None, :])
+    return sees(group, branch, order[:, None], order[None, :])
 
 
 def fold_heads(query: Tensor, key_value_heads: int) -> Tensor:
@@ -97,67 +110,136 @@ class DenseAttention:
         return attended.view_as(query)
 
 
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The type that attention computes in: autocast's where it is on, because rotated queries are float32 there."""
+    kind = tensor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+
+
+def flash_takes(tensor: Tensor) -> bool:
+    """Whether CUDA's flash kernels take a tensor: half precision, on an Ampere GPU or a newer one."""
+    if not tensor.is_cuda or compute_dtype(tensor) not in (torch.float16, torch.bfloat16):
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+    """Causal attention of sequences that are padded at their ends, which no earlier token sees. Arguments: ``Attend``.
+
+    No mask is made. Keys are repeated for their query heads only on a GPU without a flash kernel: there, nothing else
+    takes fewer key heads than query heads but the kernel that keeps all scores.
+    """
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1 and query.is_cuda and not flash_takes(query):
+        key, value = (each.repeat_interleave(repeats, dim=1) for each in (key, value))
+    grouped = query.shape[1] != key.shape[1]
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped)
+
+
+MOST_MASK = 1 << 24
+"""Entries of a mask of ``PackedAttention``. Repeated for seven query heads a key head, and once more as numbers of the
+scores' type, this is 350 MB in half precision."""
+
+
 class PackedAttention:
     """One row as two small batches: the prompts among themselves, and each episode over its prompt and itself.
 
-    Exactly ``visible``, without the entries that are never visible: work grows with episodes * (prompt + episode),
-    where the dense mask grows with the square of the whole row.
+    Exactly ``visible``, without most entries that are never visible: work grows with the episodes and the square of
+    the longest, where the dense mask grows with the square of the whole row. The episodes are attended in one of two
+    ways, whichever is cheaper (see ``mask``):
+
+    * *masked*: an episode's own queries over its prompt and itself, under an explicit mask, ``L * (P + L)`` scores.
+    * *whole*: prompt and episode as one causal sequence, ``(P + L)^2 / 2`` scores, of which the prompt's are thrown
+      away. No mask is made, so that memory grows with the tokens alone. Chosen if episodes are at least as long as
+      prompts, or if masks would have more than ``MOST_MASK`` entries: 16 episodes of 6,000 tokens after a prompt of
+      1,000 would have masks of 0.7 billion, repeated for every query head of a key head.
 
     Args:
         group: group of every token, ``[N]``.
         branch: branch of every token, ``[N]``.
+
+    Attributes:
+        mask: ``[episodes, L, P + L]`` if the episodes are masked, None if they are whole.
+        scores: scores that are computed for each query head.
     """
 
     def __init__(self, group: Tensor, branch: Tensor) -> None:
         device = group.device
+        group, branch = group.cpu(), branch.cpu()  # one wait for the device, and none for every episode
         groups = sorted(set(group.tolist()))
         found = set(zip(group.tolist(), branch.tolist(), strict=True))
         pairs = sorted(pair for pair in found if pair[1] != PROMPT_BRANCH)
+        numbers = {g: number for number, g in enumerate(groups)}
         prompt_at = [((group == g) & (branch == PROMPT_BRANCH)).nonzero()[:, 0] for g in groups]
         episode_at = [((group == g) & (branch == b)).nonzero()[:, 0] for g, b in pairs]
-        self.prompt_index, prompt_valid = _pad(prompt_at, device)  # [groups, P]
-        self.episode_index, episode_valid = _pad(episode_at, device)  # [episodes, L]
-        numbers = {g: number for number, g in enumerate(groups)}
-        self.parent = torch.tensor([numbers[g] for g, _ in pairs], dtype=torch.long, device=device)
+        parent = torch.tensor([numbers[g] for g, _ in pairs], dtype=torch.long)
+        prompt_index, prompt_valid = _pad(prompt_at)  # [groups, P]
+        episode_index, episode_valid = _pad(episode_at)  # [episodes, L]
+        self.scores = len(groups) * prompt_index.shape[1] ** 2 // 2
+        self.mask: Tensor | None = None
+        masked = len(pairs) * episode_index.shape[1] * (prompt_index.shape[1] + episode_index.shape[1])
+        if episode_index.shape[1] >= prompt_index.shape[1] or masked > MOST_MASK:
+            whole = [torch.cat([prompt_at[number], at]) for number, at in zip(parent, episode_at, strict=True)]
+            episode_index, in_whole = _pad(whole)
+            own = torch.tensor([len(prompt_at[number]) for number in parent], dtype=torch.long)
+            episode_valid = in_whole & (torch.arange(in_whole.shape[1]) >= own[:, None])
+            self.scores += len(pairs) * episode_index.shape[1] ** 2 // 2
+        else:
+            self.scores += masked
+            self.mask = _mask(prompt_valid[parent], episode_index.shape[1]).to(device)
         # where each token of the row stands in the two batches laid flat
-        flat = torch.cat([self.prompt_index[prompt_valid], self.episode_index[episode_valid]])
-        place = torch.cat([prompt_valid.flatten(), episode_valid.flatten()]).nonzero()[:, 0]
-        self.inverse = torch.empty_like(flat)
-        self.inverse[flat] = place
-        length = self.episode_index.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        seen_prompt = prompt_valid[self.parent][:, None, :].expand(-1, length, -1)
-        self.mask = torch.cat([seen_prompt, causal.expand(len(pairs), -1, -1)], dim=2)  # [episodes, L, P + L]
+        flat = torch.cat([prompt_index[prompt_valid], episode_index[episode_valid]])
+        inverse = torch.empty_like(flat)
+        inverse[flat] = torch.cat([prompt_valid.flatten(), episode_valid.flatten()]).nonzero()[:, 0]
+        self.prompt_index, self.episode_index, self.parent, self.inverse = (
+            each.to(device) for each in (prompt_index, episode_index, parent, inverse)
+        )
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See ``Attend``; the batch is one row."""
         heads, width = query.shape[1], query.shape[3]
-        prompt_query, prompt_key, prompt_value = (
-            t[0][:, self.prompt_index].transpose(0, 1) for t in (query, key, value)
-        )
-        self.keep_prompt(layer, prompt_key, prompt_value)
-        attended = functional.scaled_dot_product_attention(
-            prompt_query, prompt_key, prompt_value, is_causal=True, scale=scaling, enable_gqa=heads != key.shape[1]
-        )
-        flat = attended.transpose(1, 2).reshape(-1, heads, width)
+        prompts = self._batch(self.prompt_index, query, key, value)
+        self.keep_prompt(layer, prompts[1], prompts[2])
+        batches = [causal_attention(*prompts, scaling)]
         if len(self.parent):
-            own_query, own_key, own_value = (t[0][:, self.episode_index].transpose(0, 1) for t in (query, key, value))
-            keys = torch.cat([prompt_key[self.parent], own_key], dim=2)
-            values = torch.cat([prompt_value[self.parent], own_value], dim=2)
-            folded = fold_heads(own_query, keys.shape[1])
-            mask = self.mask.repeat(1, heads // keys.shape[1], 1)[:, None]
-            attended = functional.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scaling)
-            flat = torch.cat([flat, attended.view_as(own_query).transpose(1, 2).reshape(-1, heads, width)])
+            own = self._batch(self.episode_index, query, key, value)
+            whole = self.mask is None
+            batches.append(causal_attention(*own, scaling) if whole else self._masked(prompts, own, scaling))
+        flat = torch.cat([each.transpose(1, 2).reshape(-1, heads, width) for each in batches])
         return flat[self.inverse].transpose(0, 1)[None]
+
+    def _batch(self, index: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens ``index [B, L]`` of the row, each ``[B, heads, L, d]``."""
+        query, key, value = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
+        return query, key, value
+
+    def _masked(
+        self, prompts: tuple[Tensor, Tensor, Tensor], own: tuple[Tensor, Tensor, Tensor], scaling: float
+    ) -> Tensor:
+        """Queries, keys and values of episodes, ``[episodes, heads, L, d]``, over themselves and their prompts."""
+        assert self.mask is not None
+        query = own[0]
+        key, value = (torch.cat([p[self.parent], o], dim=2) for p, o in zip(prompts[1:], own[1:], strict=True))
+        folded = fold_heads(query, key.shape[1])
+        mask = self.mask.repeat(1, query.shape[1] // key.shape[1], 1)[:, None]
+        attended = functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+        return attended.view_as(query)
 
     def keep_prompt(self, layer: int, key: Tensor, value: Tensor) -> None:
         """Called with every layer's keys and values of the prompts, ``[groups, heads, P, d]``; a prefill keeps them."""
 
 
-def _pad(indices: list[Tensor], device: torch.device) -> tuple[Tensor, Tensor]:
+def _pad(indices: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Index lists as one ``[lists, longest]`` tensor, padded with 0, and which entries are real."""
-    lengths = torch.tensor([len(index) for index in indices], dtype=torch.long, device=device)
     if not indices:
-        return torch.zeros(0, 0, dtype=torch.long, device=device), torch.zeros(0, 0, dtype=torch.bool, device=device)
+        return torch.zeros(0, 0, dtype=torch.long), torch.zeros(0, 0, dtype=torch.bool)
+    lengths = torch.tensor([len(index) for index in indices])
     padded = nn.utils.rnn.pad_sequence(indices, batch_first=True)
-    return padded, torch.arange(padded.shape[1], device=device) < lengths[:, None]
+    return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+
+
+def _mask(prompt_valid: Tensor, length: int) -> Tensor:
+    """What episodes of ``length`` tokens see of their prompts ``[episodes, P]`` and of themselves."""
+    causal = torch.ones(length, length, dtype=torch.bool).tril()
+    seen_prompt = prompt_valid[:, None, :].expand(-1, length, -1)
+    return torch.cat([seen_prompt, causal.expand(len(prompt_valid), -1, -1)], dim=2)

@@ -1,8 +1,7 @@
-"""Loading a policy from a Hugging Face folder, and weights from a checkpoint; what of it is trained."""
+"""Loading a policy from a Hugging Face folder, and what of it is trained."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,13 +31,27 @@ class LoraConfig:
         rank: rank of the adapters.
         alpha: scale of the adapters; the update is multiplied by ``alpha / rank``.
         dropout: dropout before the adapters; 0 keeps sampled and trained log-probabilities equal.
-        target_modules: names of the linear layers that get an adapter.
+        target_modules: names of the language model's linear layers that get an adapter. In the vision tower it is all
+            of them or none, see ``PolicyConfig.vision_tower``.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     rank: int = 64
     alpha: int = 128
     dropout: float = 0.0
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or self.alpha < 1:
+            raise ValueError(
+                f"policy.lora has rank {self.rank} and alpha {self.alpha}: give whole numbers of at least 1."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"policy.lora.dropout is {self.dropout}: give a share of at least 0 and below 1.")
+        if not self.target_modules:
+            raise ValueError("policy.lora.target_modules is empty: name the linear layers that get an adapter.")
 
 
 @dataclass
@@ -48,17 +61,27 @@ class PolicyConfig:
     Args:
         path: Hugging Face folder of a Qwen2.5-VL, or "needle" for the small policy that ships with the package.
         dtype: type of the weights. float32 masters train best with small learning rates; bfloat16 halves memory.
-        vision_tower: train the vision tower or leave it as it is.
-        lora: train adapters of the language model only, whatever ``vision_tower`` says; null trains the weights
-            themselves.
+        vision_tower: what happens to the vision tower and its merger, with ``lora`` or without: "full" trains the
+            weights, "frozen" leaves them as they are, "lora" trains adapters of all their linear layers.
+        lora: train adapters of the language model; null trains its weights themselves.
         gradient_checkpointing: compute activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ValueError: if ``vision_tower`` is "lora" and ``lora`` is null.
     """
 
     path: str = "needle"
     dtype: Literal["float32", "bfloat16"] = "float32"
-    vision_tower: Literal["full", "frozen"] = "full"
+    vision_tower: Literal["full", "frozen", "lora"] = "full"
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.vision_tower == "lora" and self.lora is None:
+            raise ValueError(
+                "policy.vision_tower is 'lora' and policy.lora is not set: set policy.lora.rank and alpha, or make it "
+                "'full' or 'frozen'."
+            )
 
     @property
     def folder(self) -> Path:
@@ -73,9 +96,9 @@ def load_policy(config: PolicyConfig, turn_end_texts: Sequence[str] = ()) -> Pol
         PolicyError: if the folder is missing or holds no Qwen2.5-VL.
     """
     folder = config.folder
-    _check_folder(folder)
+    check_folder(folder)
     patchifier = read_patchifier(folder)
-    with _loading(folder):
+    with loading(folder):
         model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
             folder,
             dtype=getattr(torch, config.dtype),
@@ -89,97 +112,52 @@ def load_policy(config: PolicyConfig, turn_end_texts: Sequence[str] = ()) -> Pol
     return policy
 
 
-def load_weights(policy: Policy, source: Path) -> None:
-    """Take over the weights of a checkpoint of ours or of a model folder, and nothing else.
-
-    Adapters stay as they are if the weights come from a folder, which has none.
+def prepare_training(policy: Policy, config: PolicyConfig) -> None:
+    """Freeze what is not trained, add adapters, switch on checkpointing.
 
     Raises:
-        PolicyError: if the weights are not those of this model.
+        PolicyError: if ``config.lora`` names layers that the language model does not have.
     """
-    if source.is_dir():
-        _check_folder(source)
-        with _loading(source):
-            state = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, local_files_only=True).state_dict()
-        own = policy.parts.state_dict()
-        wanted = {name.replace(".base_layer.", "."): value for name, value in own.items() if ".lora_" not in name}
-    else:
-        with _loading(source):
-            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-            stored = checkpoint.get("state_dict", {})
-        _check_adapters(policy, checkpoint.get("infogap", {}).get("lora"), source)
-        state = {name.removeprefix("policy."): value for name, value in stored.items() if name.startswith("policy.")}
-        wanted = policy.state_dict()
-    wrong = sorted(set(state) ^ set(wanted)) or [n for n, value in state.items() if value.shape != wanted[n].shape]
-    if wrong:
-        raise PolicyError(f"{source} does not fit the policy, first at {wrong[0]!r}: give weights of the same model.")
-    for name, value in state.items():
-        wanted[name].copy_(value)
-    policy.forget_images()
-
-
-def lora_scale(policy: Policy) -> dict[str, int] | None:
-    """Rank and alpha of a policy's adapters; None without adapters. The weights alone do not tell alpha."""
-    adapters = getattr(policy.model, "peft_config", None)
-    return None if adapters is None else {"rank": adapters["default"].r, "alpha": adapters["default"].lora_alpha}
-
-
-def _check_adapters(policy: Policy, stored: dict[str, int] | None, source: Path) -> None:
-    own = lora_scale(policy)
-    if stored is not None and stored != own:
-        raise PolicyError(
-            f"{source} holds adapters with {stored}, and the policy has {own or 'none'}: set policy.lora to the same."
-        )
-
-
-def prepare_training(policy: Policy, config: PolicyConfig) -> None:
-    """Freeze what is not trained, add adapters, switch on checkpointing."""
     if config.gradient_checkpointing:
         parts = cast(Any, policy.parts)  # later releases of transformers 5 have a new name for it
         enable = getattr(parts, "activation_checkpointing_enable", None) or parts.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    if config.vision_tower == "frozen":
-        policy.parts.model.visual.requires_grad_(False)
     if config.lora is not None:
-        from peft import LoraConfig as PeftLoraConfig
-        from peft import get_peft_model
-
-        adapters = PeftLoraConfig(
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
-            lora_dropout=config.lora.dropout,
-            # the vision tower's layers share some names with the language model's
-            target_modules=rf".*language_model.*\.({'|'.join(config.lora.target_modules)})",
-        )
-        policy.model = cast(nn.Module, get_peft_model(policy.parts, adapters))
+        _add_adapters(policy, config.lora, config.vision_tower == "lora")
+    if config.vision_tower != "lora":
+        # with adapters in the language model peft has frozen the tower, which may be trained all the same
+        policy.parts.model.visual.requires_grad_(config.vision_tower == "full")
     policy.train()
 
 
-def fingerprint(source: Path) -> str:
-    """Name of a policy's weights: SHA-256 over its files, names and bytes.
+TOWER_LINEAR = r"visual\.(blocks\.\d+\..+\.(qkv|proj|gate_proj|up_proj|down_proj)|merger\.mlp\.[02])"
+"""Names of all linear layers of the vision tower. The merger is one of them as it is part of what "full" trains and of
+what "frozen" freezes: "lora" is then the same choice with fewer parameters."""
 
-    Args:
-        source: a model folder, of which ``config.json`` and the ``*.safetensors`` files count, or a checkpoint.
 
-    Raises:
-        FileNotFoundError: if the folder lacks one of them.
-    """
-    if source.is_file():
-        return _digest([source])
-    config, weights = source / "config.json", sorted(source.glob("*.safetensors"))
-    if not config.is_file() or not weights:
-        raise FileNotFoundError(
-            f"The folder {str(source)!r} has no config.json or no *.safetensors: give the folder of a saved policy."
+def _add_adapters(policy: Policy, config: LoraConfig, tower: bool) -> None:
+    """Put adapters on the language model and maybe the tower, and freeze everything else."""
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    modules = policy.parts.model.language_model.named_modules()
+    known = {name.rpartition(".")[2] for name, module in modules if isinstance(module, nn.Linear)}
+    # peft complains only where none of the names matches, and would leave out a misspelt one without a word
+    unknown = sorted(set(config.target_modules) - known)
+    if unknown:
+        raise PolicyError(
+            f"policy.lora.target_modules names {unknown}, which the language model does not have: choose from "
+            f"{sorted(known)}."
         )
-    return _digest([config, *weights])
-
-
-def _digest(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
+    # the vision tower's layers share some names with the language model's
+    wanted = rf"language_model\..+\.({'|'.join(config.target_modules)})"
+    adapters = PeftLoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=rf"(.+\.)?({wanted}{'|' + TOWER_LINEAR if tower else ''})",
+    )
+    policy.model = cast(nn.Module, get_peft_model(policy.parts, adapters))
 
 
 def read_patchifier(folder: Path) -> Patchifier:
@@ -206,7 +184,12 @@ def read_patchifier(folder: Path) -> Patchifier:
     return Patchifier(mean, std)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """See that a folder holds a Qwen2.5-VL.
+
+    Raises:
+        PolicyError: if it does not.
+    """
     if not (folder / "config.json").is_file():
         raise PolicyError(
             f"{str(folder)!r} is no model folder: give one with a config.json, or 'needle' as the policy's path."
@@ -217,14 +200,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    with _loading(path):
+    with loading(path):
         values: dict[str, Any] = json.loads(path.read_text())
         values.keys()  # an object, not a list or a number
     return values
 
 
 @contextmanager
-def _loading(source: Path) -> Iterator[None]:
+def loading(source: Path) -> Iterator[None]:
     """Turn whatever the loaders of torch, transformers and safetensors raise into one sentence that names the source.
 
     Raises:

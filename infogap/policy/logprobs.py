@@ -1,7 +1,8 @@
 """Log-probabilities and entropy of sampled tokens, a slice of tokens at a time.
 
 The logits of a row would be ``[tokens, vocabulary]``: for 32,000 tokens and Qwen's vocabulary 20 GB in float32. Each
-slice is computed, reduced and dropped, and computed again in the backward pass.
+slice is computed, reduced and dropped, and computed again in the backward pass. A slice has as many tokens as make a
+fixed number of logits, so that its memory does not depend on the vocabulary: some four copies of it are alive at once.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+SLICE_LOGITS = 1 << 26
+"""Logits of a slice: 441 tokens of Qwen's vocabulary, 256 MiB in float32."""
 
 
 class TokenScores(NamedTuple):
@@ -32,7 +36,7 @@ def scaled_logits(logits: Tensor, banned: Tensor, temperature: float) -> Tensor:
 
 
 def token_scores(
-    head: nn.Module, hidden: Tensor, target: Tensor, banned: Tensor, temperature: float, chunk: int = 2048
+    head: nn.Linear, hidden: Tensor, target: Tensor, banned: Tensor, temperature: float, chunk: int | None = None
 ) -> TokenScores:
     """Score the sampled tokens.
 
@@ -42,8 +46,9 @@ def token_scores(
         target: the tokens, ``[T]``.
         banned: ids that the sampler never draws, ``[banned]``.
         temperature: the sampler's temperature, so that these are the probabilities that the tokens were drawn with.
-        chunk: tokens a slice.
+        chunk: tokens a slice; None for as many as make ``SLICE_LOGITS``.
     """
+    chunk = chunk or max(1, SLICE_LOGITS // head.out_features)
 
     def score(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
         logprobs = scaled_logits(head(states), banned, temperature).log_softmax(-1)

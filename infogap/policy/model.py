@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, Qwen2_5_VLForConditionalGeneration
 
-from infogap.policy.attention import Attend, PackedAttention
+from infogap.policy.attention import Attend
+from infogap.policy.flex import row_attention
 from infogap.policy.logprobs import token_scores
 from infogap.policy.packing import Chunk, Row
 from infogap.policy.patches import Patches, Patchifier
 from infogap.policy.vision import encode_images
 from infogap.policy.vocabulary import read_vocabulary
+
+BLANK = Patches(torch.zeros(4, 1176), (2, 2))
+"""The smallest image there is."""
 
 
 class Policy(nn.Module):
@@ -40,8 +44,12 @@ class Policy(nn.Module):
         self.tokenizer = tokenizer
         self.patchifier = patchifier
         self.vocabulary = read_vocabulary(tokenizer, self.parts.lm_head.weight.shape[0], turn_end_texts)
+        self.banned: Tensor  # ids that are never sampled, where the weights are
+        self.register_buffer("banned", torch.tensor(self.vocabulary.banned, dtype=torch.long), persistent=False)
         # visual tokens of images that are still in use, under a frozen tower
-        self._encoded: WeakKeyDictionary[Patches, Tensor] = WeakKeyDictionary()
+        self.encoded: WeakKeyDictionary[Patches, Tensor] = WeakKeyDictionary()
+        # a sharded tower runs once in every forward, with images or without, so that no rank waits for another
+        self.always_encodes = False
 
     @property
     def parts(self) -> Qwen2_5_VLForConditionalGeneration:
@@ -54,11 +62,6 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return next(self.model.parameters()).device
-
-    @property
-    def banned(self) -> Tensor:
-        """Ids that are never sampled, on the policy's device."""
-        return torch.tensor(self.vocabulary.banned, dtype=torch.long, device=self.device)
 
     def chunk(self, text: str, images: Sequence[Patches] = ()) -> Chunk:
         """Tokenize a prompt or an observation, every ``<|image_pad|>`` expanded to its image's number of tokens.
@@ -87,14 +90,14 @@ class Policy(nn.Module):
         """
         embeds: Tensor = self.parts.get_input_embeddings()(token_ids)
         if not images:
-            return embeds
+            return embeds + 0 * self._encode([BLANK]).sum() if self.always_encodes else embeds
         trained = any(weight.requires_grad for weight in self.parts.model.visual.parameters())
         features = self._encode(images) if trained else self._encode_once(images)
         return embeds.masked_scatter((token_ids == self.vocabulary.image)[..., None], features.to(embeds.dtype))
 
     def forget_images(self) -> None:
         """To be called when a frozen tower's weights are replaced."""
-        self._encoded.clear()
+        self.encoded.clear()
 
     def _encode(self, images: Sequence[Patches]) -> Tensor:
         values = torch.cat([image.values for image in images]).to(self.device)
@@ -102,13 +105,13 @@ class Policy(nn.Module):
 
     def _encode_once(self, images: Sequence[Patches]) -> Tensor:
         """As ``_encode`` by a tower that is not trained: what the rollout has encoded, the update need not."""
-        new = [image for image in dict.fromkeys(images) if image not in self._encoded]
+        new = [image for image in dict.fromkeys(images) if image not in self.encoded]
         if new:
             # without gradients: transformers makes all inputs differentiable when it checkpoints
             with torch.no_grad():
                 pieces = self._encode(new).split_with_sizes([image.tokens for image in new])
-            self._encoded.update(zip(new, pieces, strict=True))
-        return torch.cat([self._encoded[image] for image in images])
+            self.encoded.update(zip(new, pieces, strict=True))
+        return torch.cat([self.encoded[image] for image in images])
 
     def hidden(self, embeds: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Run the language model.
@@ -134,10 +137,10 @@ class Policy(nn.Module):
     def row_hidden(self, row: Row, attend: Attend | None = None) -> Tensor:
         """Last hidden states of a packed row, ``[N, width]``."""
         row = row.to(self.device)
-        attend = attend or PackedAttention(row.group, row.branch)
+        attend = attend or row_attention(row.group, row.branch)
         return self.hidden(self.embed(row.token_ids, row.images)[None], row.positions[:, None], attend)[0]
 
-    def score(self, row: Row, temperature: float) -> RowScores:
+    def forward(self, row: Row, temperature: float) -> RowScores:
         """Log-probabilities of a row's sampled tokens, with their entropy, and of its taught tokens."""
         row, head = row.to(self.device), self.parts.lm_head
         hidden = self.row_hidden(row)

@@ -11,8 +11,9 @@ else. The last token of the prompt predicts the first token of *every* episode.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -177,14 +178,49 @@ def pack(groups: Sequence[Group], image_token_id: int) -> Row:
     return builder.build(episode)
 
 
-def split_by_budget(groups: Sequence[Group], max_tokens: int) -> list[list[Group]]:
-    """Cut a batch of groups into rows of at most ``max_tokens`` tokens, in order; a larger group has its own row."""
-    rows: list[list[Group]] = []
+class Part(NamedTuple):
+    """Some episodes of a group with its prompt.
+
+    Attributes:
+        group: a group of these episodes.
+        number: which group they are of, in the order that was given.
+        first: the first of them, by its number in its group.
+    """
+
+    group: Group
+    number: int
+    first: int
+
+
+def split_by_budget(groups: Sequence[Group], max_tokens: int) -> list[list[Part]]:
+    """Cut a batch of groups into rows of at most ``max_tokens`` tokens, in order.
+
+    A group that is larger is cut into parts of whole episodes, each with the prompt; an episode that is too large even
+    with nothing but its prompt is a row of its own, however long.
+    """
+    rows: list[list[Part]] = []
     filled = max_tokens + 1
-    for group in groups:
-        if filled + group.tokens > max_tokens:
-            rows.append([])
-            filled = 0
-        rows[-1].append(group)
-        filled += group.tokens
+    for number, group in enumerate(groups):
+        for part in _parts(group, number, max_tokens):
+            if filled + part.group.tokens > max_tokens:
+                rows.append([])
+                filled = 0
+            rows[-1].append(part)
+            filled += part.group.tokens
     return rows
+
+
+def _parts(group: Group, number: int, max_tokens: int) -> Iterator[Part]:
+    """A group as one part if it fits, else as several."""
+    if group.tokens <= max_tokens:
+        yield Part(group, number, 0)
+        return
+    first, prompt = 0, len(group.prompt.token_ids)
+    filled = prompt
+    for place, episode in enumerate(group.episodes):
+        tokens = sum(len(chunk.token_ids) for chunk in episode)
+        if place > first and filled + tokens > max_tokens:
+            yield Part(Group(group.prompt, group.episodes[first:place]), number, first)
+            first, filled = place, prompt
+        filled += tokens
+    yield Part(Group(group.prompt, group.episodes[first:]), number, first)

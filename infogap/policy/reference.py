@@ -9,39 +9,48 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from infogap.policy.model import Policy
+from infogap.policy.model import Policy, RowScores
 from infogap.policy.packing import Row
+
+
+def reference_policy(policy: Policy) -> Policy:
+    """The policy that a reference plays: with adapters the same, else a frozen copy. To be called before sharding."""
+    if any(".lora_" in name for name, _ in policy.named_parameters()):
+        return policy
+    return copy.deepcopy(policy).requires_grad_(False)
 
 
 class Reference:
     """The policy as it was when this object was made.
 
-    With LoRA it costs no copy of the base weights: its adapters as they were are put in place for a forward pass, and
-    those that are trained put back. Else it is a frozen copy, which this object and no module holds, so that it is
-    neither trained nor written to checkpoints.
+    With LoRA it costs no copy of the base weights: what is trained, as it was, is put in place for a forward pass, and
+    the present weights put back. Else it is a frozen copy, which this object and no module holds, so that it is neither
+    trained nor written to checkpoints.
 
     Args:
-        policy: the policy at the start of training.
+        policy: what ``reference_policy`` returned, sharded or not.
     """
 
     def __init__(self, policy: Policy) -> None:
-        adapters = {name: value for name, value in policy.named_parameters() if ".lora_" in name}
-        self._adapters = {name: value.detach().clone() for name, value in adapters.items()}
-        self._policy = policy if adapters else copy.deepcopy(policy).requires_grad_(False)
+        # beside adapters a vision tower may be trained in full; a frozen copy trains nothing
+        trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+        self._before = {name: value.detach().clone() for name, value in trained.items()}
+        self._policy = policy
 
     @torch.no_grad()
     def logprobs(self, row: Row, temperature: float) -> Tensor:
         """Log-probabilities of a row's sampled tokens under the reference, ``[T]``."""
         with self._as_it_was():
-            return self._policy.score(row, temperature).logprobs
+            scores: RowScores = self._policy(row, temperature)
+            return scores.logprobs
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
-        trained = {name: value for name, value in self._policy.named_parameters() if name in self._adapters}
+        trained = {name: value for name, value in self._policy.named_parameters() if name in self._before}
         current = {name: value.detach().clone() for name, value in trained.items()}
         try:
             for name, value in trained.items():
-                value.copy_(self._adapters[name])
+                value.copy_(self._before[name])
             yield
         finally:
             for name, value in trained.items():

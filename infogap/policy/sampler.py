@@ -20,37 +20,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from infogap.policy.cache import PrefillAttention, SlotCache
-from infogap.policy.logprobs import scaled_logits
+from infogap.policy.cache import PrefillAttention, Prompts, SlotCache
+from infogap.policy.decoding import StaticDecoder
+from infogap.policy.draw import SamplingConfig, draw
 from infogap.policy.model import Policy
-from infogap.policy.packing import Chunk, Group, pack
+from infogap.policy.packing import Chunk, Group, pack, split_by_budget
 from infogap.policy.patches import rope_positions
-
-
-@dataclass
-class SamplingConfig:
-    """How tokens are drawn.
-
-    Args:
-        temperature: divides the logits; 0 takes the most likely token. LFPC: not published, 1.0 as DeepEyes.
-        top_p: draw from the smallest set of tokens with this probability; 1.0 draws from all. Log-probabilities are
-            those before top-p, as in TRL.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Refuse values that mean nothing."""
-        if self.temperature < 0:
-            raise ValueError(f"sampling.temperature is {self.temperature}: give 0 (greedy) or a positive number.")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p is {self.top_p}: give a number above 0 and up to 1.")
-
-    @property
-    def scoring_temperature(self) -> float:
-        """Temperature at which log-probabilities are given: that of sampling, 1 for greedy decoding."""
-        return self.temperature or 1.0
 
 
 @dataclass(frozen=True)
@@ -89,7 +64,6 @@ class TokenLimits:
 class _Slot:
     """One running episode."""
 
-    uniform: Tensor  # [episode limit]
     position: int  # of the next token to be encoded
     chunks: list[Chunk] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
@@ -102,33 +76,8 @@ class _Slot:
         self.ids, self.logprobs = [], []
 
 
-def draw(logits: Tensor, uniform: Tensor, banned: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """Draw one token from every row of logits.
-
-    Args:
-        logits: ``[B, vocabulary]``.
-        uniform: a number in [0, 1) for each row, ``[B]``.
-        banned: ids that are never drawn.
-        config: temperature and top-p.
-
-    Returns:
-        Tokens ``[B]`` and their log-probabilities ``[B]``.
-    """
-    logprobs = scaled_logits(logits, banned, config.scoring_temperature).log_softmax(-1)
-    if config.temperature == 0:
-        tokens = logprobs.argmax(-1)
-    else:
-        ordered, order = logprobs.exp().sort(dim=-1, descending=True)
-        cumulative = ordered.cumsum(-1)
-        # a token is kept if those before it do not fill top_p; the draw is a point below what is kept
-        kept = cumulative - ordered < config.top_p
-        mass = ordered.mul(kept).sum(-1)
-        place = torch.searchsorted(cumulative, (uniform.to(mass) * mass)[:, None], right=True)[:, 0]
-        place = torch.minimum(place, kept.sum(-1) - 1)
-        # rounding may leave the point on a token of probability 0 at the very end
-        place = torch.minimum(place, (ordered > 0).sum(-1) - 1)
-        tokens = order.gather(-1, place[:, None])[:, 0]
-    return tokens, logprobs.gather(-1, tokens[:, None])[:, 0]
+PREFILL_TOKENS = 16384
+"""Tokens of prompts that are encoded at once, which bounds the activations; a longer prompt stands alone."""
 
 
 class Sampler:
@@ -138,10 +87,22 @@ class Sampler:
         policy: the policy.
         config: how tokens are drawn.
         limits: most tokens of a turn and of an episode.
+        capacity: tokens of an episode after its prompt, observations included, that there is room for from the start.
+        static: whether decoding steps have a fixed shape; None decides: on a GPU.
     """
 
-    def __init__(self, policy: Policy, config: SamplingConfig, limits: TokenLimits) -> None:
-        self.policy, self.config, self.limits = policy, config, limits
+    def __init__(
+        self,
+        policy: Policy,
+        config: SamplingConfig,
+        limits: TokenLimits,
+        *,
+        capacity: int = 0,
+        static: bool | None = None,
+    ) -> None:
+        self.policy, self.config, self.limits, self.capacity = policy, config, limits, capacity
+        self.static = policy.device.type == "cuda" if static is None else static
+        self._decoder: StaticDecoder | None = None
 
     @torch.no_grad()
     def run(
@@ -163,40 +124,72 @@ class Sampler:
         Returns:
             The groups, their episodes in order.
         """
-        row = pack([Group(prompt, ()) for prompt in prompts], self.policy.vocabulary.image)
-        prefill = PrefillAttention(row.group.to(self.policy.device))
-        hidden = self.policy.row_hidden(row, prefill)
-        after = [int(row.positions[:, row.group == number].max()) + 1 for number in range(len(prompts))]
         groups = [number for number, members in enumerate(generators) for _ in members]
         uniforms = [torch.rand(self.limits.episode, generator=g) for members in generators for g in members]
-        self._slots = [_Slot(u, after[group]) for u, group in zip(uniforms, groups, strict=True)]
-        self._cache = SlotCache(prefill, torch.tensor(groups, device=self.policy.device))
+        filled, hidden, after = self._prefill(prompts)
+        self._uniforms = torch.stack(uniforms)  # [episodes, episode limit]
+        self._slots = [_Slot(after[group]) for group in groups]
+        self._cache = SlotCache(filled, groups, self.capacity)
         self._physical = list(range(len(groups)))  # the episode in every slot of the cache
-        last_of_prompt = torch.bincount(row.group).cumsum(0) - 1
         self._on_turn, self._leaders = on_turn, dict(leaders or {})
         first = [episode for episode in self._physical if episode not in self._leaders]
-        self._loop(first, hidden[last_of_prompt.to(hidden.device)][torch.tensor(groups, device=hidden.device)[first]])
+        self._loop(first, hidden[torch.tensor(groups, device=hidden.device)[first]])
         for follower, leader in self._leaders.items():  # those that never parted
             self._slots[follower].chunks = self._slots[leader].chunks
         sizes = [len(members) for members in generators]
         episodes = iter(tuple(slot.chunks) for slot in self._slots)
         return [Group(p, tuple(next(episodes) for _ in range(size))) for p, size in zip(prompts, sizes, strict=True)]
 
+    def _prefill(self, prompts: Sequence[Chunk]) -> tuple[Prompts, Tensor, list[int]]:
+        """Encode prompts; also the hidden state of each one's last token, and the position that follows it."""
+        parts: list[PrefillAttention] = []
+        states, after = [], []
+        for members in split_by_budget([Group(prompt, ()) for prompt in prompts], PREFILL_TOKENS):
+            row = pack([part.group for part in members], self.policy.vocabulary.image)
+            parts.append(PrefillAttention(row.group.to(self.policy.device)))
+            hidden = self.policy.row_hidden(row, parts[-1])
+            states.append(hidden[(torch.bincount(row.group).cumsum(0) - 1).to(hidden.device)])
+            after += [int(row.positions[:, row.group == number].max()) + 1 for number in range(len(members))]
+        return Prompts.join(parts), torch.cat(states), after
+
     def _loop(self, episodes: list[int], hidden: Tensor) -> None:
-        running, waiting = self._advance(episodes, hidden)
+        running, waiting = self._advance(episodes, *self._draw(episodes, hidden))
         while running or waiting:
             # observations are encoded together, once the episodes that still write are the fewer
             if waiting and len(waiting) >= len(running):
                 now, waiting = waiting, {}
                 for part in self._parts(now):
-                    started, more = self._advance(part, self._encode(part, [now[episode] for episode in part]))
+                    hidden = self._encode(part, [now[episode] for episode in part])
+                    started, more = self._advance(part, *self._draw(part, hidden))
                     running = sorted(running + started)
                     waiting |= more
                 continue
-            hidden = self._encode(running, [Chunk((self._slots[episode].ids[-1],)) for episode in running])
-            running, more = self._advance(running, hidden)
+            running, more = self._advance(running, *self._decode(running))
             waiting |= more
             self._compact(running, waiting)
+
+    def _draw(self, episodes: list[int], hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw a token for each of ``episodes`` from its last hidden state ``[B, width]``."""
+        logits = self.policy.parts.lm_head(hidden)
+        return draw(logits, self._uniform(episodes).to(hidden.device), self.policy.banned, self.config)
+
+    def _uniform(self, episodes: list[int]) -> Tensor:
+        """The next uniform number of each episode's stream, ``[B]``."""
+        return self._uniforms[episodes, [self._slots[episode].drawn for episode in episodes]]
+
+    def _decode(self, episodes: list[int]) -> tuple[Tensor, Tensor]:
+        """Encode the last token of each of ``episodes`` and draw the next."""
+        last = [self._slots[episode].ids[-1] for episode in episodes]
+        if not self.static:
+            return self._draw(episodes, self._encode(episodes, [Chunk((token,)) for token in last]))
+        slots = self._places(episodes)
+        self._cache.reserve(max(self._cache.lengths[slot] for slot in slots) + 1)
+        if self._decoder is None or not self._decoder.fits(self._cache):
+            self._decoder = StaticDecoder(self.policy, self._cache, self.config)
+        positions = [self._slots[episode].position for episode in episodes]
+        for episode in episodes:
+            self._slots[episode].position += 1
+        return self._decoder.step(slots, last, positions, self._uniform(episodes))
 
     def _feed(self, episode: int, observation: Chunk) -> Chunk:
         """What was not encoded yet, the last sampled token or all chunks, and the observation after it."""
@@ -209,11 +202,8 @@ class Sampler:
             tuple(image for chunk in joined for image in chunk.images),
         )
 
-    def _advance(self, episodes: list[int], hidden: Tensor) -> tuple[list[int], dict[int, Chunk]]:
-        """Draw a token for each of ``episodes``; returns those that go on and the observations of those that wait."""
-        uniform = torch.stack([self._slots[e].uniform[self._slots[e].drawn] for e in episodes])
-        logits = self.policy.parts.lm_head(hidden)
-        tokens, logprobs = draw(logits, uniform.to(hidden.device), self.policy.banned, self.config)
+    def _advance(self, episodes: list[int], tokens: Tensor, logprobs: Tensor) -> tuple[list[int], dict[int, Chunk]]:
+        """Take a drawn token for each of ``episodes``; returns those that go on and the observations that wait."""
         going: list[int] = []
         waiting: dict[int, Chunk] = {}
         for episode, token, logprob in zip(episodes, tokens.tolist(), logprobs.tolist(), strict=True):
@@ -259,25 +249,28 @@ class Sampler:
     def _encode(self, episodes: list[int], chunks: list[Chunk]) -> Tensor:
         """Append chunks to their episodes; returns the hidden state of each one's last token, ``[B, width]``."""
         device = self.policy.device
-        token_ids, positions, lengths = (tensor.to(device) for tensor in self._pad(episodes, chunks))
-        place = {episode: number for number, episode in enumerate(self._physical)}
-        slots = torch.tensor([place[episode] for episode in episodes], device=device)
-        attend = self._cache.attend(slots, lengths)
+        token_ids, positions = (tensor.to(device) for tensor in self._pad(episodes, chunks))
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        attend = self._cache.attend(self._places(episodes), lengths)
         embeds = self.policy.embed(token_ids, [image for chunk in chunks for image in chunk.images])
         hidden = self.policy.hidden(embeds, positions, attend)
-        return hidden[torch.arange(len(chunks), device=device), lengths - 1]
+        return hidden[torch.arange(len(chunks)), torch.tensor(lengths) - 1]
 
-    def _pad(self, episodes: list[int], chunks: list[Chunk]) -> tuple[Tensor, Tensor, Tensor]:
-        """Ids ``[B, L]``, M-RoPE positions ``[3, B, L]`` and lengths ``[B]`` of chunks; their episodes move on."""
+    def _places(self, episodes: Sequence[int]) -> list[int]:
+        """The slots of the cache that episodes are in."""
+        place = {episode: number for number, episode in enumerate(self._physical)}
+        return [place[episode] for episode in episodes]
+
+    def _pad(self, episodes: list[int], chunks: list[Chunk]) -> tuple[Tensor, Tensor]:
+        """Ids ``[B, L]`` and M-RoPE positions ``[3, B, L]`` of chunks; their episodes move on."""
         slots = [self._slots[episode] for episode in episodes]
-        lengths = torch.tensor([len(chunk.token_ids) for chunk in chunks])
-        longest = int(lengths.max())
+        longest = max(len(chunk.token_ids) for chunk in chunks)
         if longest == 1:  # a decoding step: one text token each, on all three axes at the episode's position
             token_ids = torch.tensor([chunk.token_ids for chunk in chunks])
             positions = torch.tensor([slot.position for slot in slots]).view(1, -1, 1).expand(3, -1, -1)
             for slot in slots:
                 slot.position += 1
-            return token_ids, positions, lengths
+            return token_ids, positions
         token_ids = torch.zeros(len(chunks), longest, dtype=torch.long)
         positions = torch.zeros(3, len(chunks), longest, dtype=torch.long)
         for number, (slot, chunk) in enumerate(zip(slots, chunks, strict=True)):
@@ -285,13 +278,12 @@ class Sampler:
             rope, slot.position = rope_positions(chunk.token_ids, grids, self.policy.vocabulary.image, slot.position)
             token_ids[number, :size] = torch.tensor(chunk.token_ids)
             positions[:, number, :size] = rope
-        return token_ids, positions, lengths
+        return token_ids, positions
 
     def _compact(self, running: list[int], waiting: dict[int, Chunk]) -> None:
         """Drop the slots of finished episodes once they are half of all."""
         playing = {*running, *waiting}
         alive = sorted(playing | {follower for follower, leader in self._leaders.items() if leader in playing})
         if alive and len(alive) <= len(self._physical) // 2:
-            place = {episode: number for number, episode in enumerate(self._physical)}
-            self._cache.keep(torch.tensor([place[episode] for episode in alive], device=self.policy.device))
+            self._cache.keep(self._places(alive))
             self._physical = alive

@@ -1,8 +1,13 @@
-"""The vision tower, batched: one attention call per segment length instead of one per image and window.
+"""The vision tower, batched: a few attention calls a layer instead of one per image and window.
 
 transformers' SDPA path cuts the patches at ``cu_seqlens`` and calls attention for every piece. Here pieces of equal
-length are stacked and attended together. The tower's own modules and weights stay; only the forward of its attention
-changes, so that sharding, LoRA and activation checkpointing see the module they expect.
+length are stacked and attended together; in half precision on a GPU one call of variable length attends all pieces.
+Which pieces there are is known before the tower runs (``Pieces``), so that no layer waits for the device to say it.
+The tower's own modules and weights stay; only the forward of its attention changes, so that sharding, LoRA and
+activation checkpointing see the module they expect.
+
+What was run: the stacked calls, on the CPU. *Not* run, for want of a GPU: the call of variable length, of which only
+the arguments were tested. ``tests/test_vision.py`` compares the two where there is a GPU.
 """
 
 from __future__ import annotations
@@ -15,18 +20,64 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionPatchEmbed,
+    Qwen2_5_VisionTransformerPretrainedModel,
     Qwen2_5_VLVisionAttention,
     apply_rotary_pos_emb_vision,
 )
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
+from infogap.policy.attention import flash_takes
 from infogap.policy.patches import MERGE, PATCH
+
+MOST_PIECES = 1 << 15
+"""Pieces of one call. CUDA starts at most 65,535 blocks in the direction that its attention kernels lay pieces in."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of a sequence of patches, each of which attends within itself.
+
+    Attributes:
+        borders: where they begin and end, ``[pieces + 1]`` int32.
+        stacks: how many pieces of which length there are, shortest first.
+        order: the patches in the order of ``stacks``, ``[patches]``; None if that is their own.
+        inverse: where each patch stands in that order, ``[patches]``; None like ``order``.
+    """
+
+    borders: Tensor
+    stacks: tuple[tuple[int, int], ...]
+    order: Tensor | None
+    inverse: Tensor | None
+
+    @staticmethod
+    def between(borders: Tensor) -> Pieces:
+        """Pieces between ``borders``, on the borders' device. Waits for it if it is not the CPU."""
+        host = borders.cpu().long()
+        lengths = host.diff()
+        different, counts = torch.unique(lengths, return_counts=True)
+        stacks = tuple(zip(counts.tolist(), different.tolist(), strict=True))
+        if len(stacks) == 1:
+            return Pieces(borders.int(), stacks, None, None)
+        order = torch.argsort(lengths.repeat_interleave(lengths), stable=True)
+        return Pieces(borders.int(), stacks, order, torch.argsort(order)).to(borders.device)
+
+    def to(self, device: torch.device) -> Pieces:
+        """The pieces with their tensors on ``device``."""
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return Pieces(**{**vars(self), **moved})
 
 
 class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
-    """Qwen2.5-VL's vision attention with pieces of equal length in one call."""
+    """Qwen2.5-VL's vision attention with many pieces in one call.
+
+    Attributes:
+        sees_whole_images: whether this layer's pieces are images, not windows.
+    """
+
+    sees_whole_images: bool
 
     def forward(
         self,
@@ -34,35 +85,63 @@ class BatchedVisionAttention(Qwen2_5_VLVisionAttention):
         cu_seqlens: Tensor,
         position_embeddings: tuple[Tensor, Tensor] | None = None,
         max_seqlen: int | None = None,
+        images: Pieces | None = None,
+        windows: Pieces | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """Attend within the pieces between ``cu_seqlens``; ``hidden_states`` is ``[patches, width]``."""
+        """Attend within pieces; ``hidden_states`` is ``[patches, width]``.
+
+        ``encode_images`` gives ``images`` and ``windows``; without them, pieces are those between ``cu_seqlens``.
+        """
         assert position_embeddings is not None
+        pieces = (images if self.sees_whole_images else windows) or Pieces.between(cu_seqlens)
         count = hidden_states.shape[0]
         # [3, patches, heads, head_dim]
         query, key, value = self.qkv(hidden_states).reshape(count, 3, self.num_heads, -1).permute(1, 0, 2, 3).unbind(0)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
-        starts, lengths = cu_seqlens[:-1], (cu_seqlens[1:] - cu_seqlens[:-1])
-        different = sorted(set(lengths.tolist()))
-        if len(different) == 1:
-            return self._join(self._attend(query, key, value, different[0]), count)
-        output = torch.empty_like(value)
-        for length in different:
-            where = (starts[lengths == length][:, None] + torch.arange(length, device=starts.device)).flatten()
-            piece = self._attend(query[where], key[where], value[where], length)
-            output = output.index_copy(0, where, piece)
-        return self._join(output, count)
-
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, length: int) -> Tensor:
-        """``[pieces * length, heads, head_dim]`` in and out."""
-        pieces = (len(query) // length, length, *query.shape[1:])
-        query, key, value = (each.reshape(pieces).transpose(1, 2) for each in (query, key, value))
-        attended = functional.scaled_dot_product_attention(query, key, value, scale=self.scaling)
-        return attended.transpose(1, 2).flatten(0, 1)
-
-    def _join(self, attended: Tensor, count: int) -> Tensor:
-        projected: Tensor = self.proj(attended.reshape(count, -1))
+        attend = attend_at_once if flash_takes(query) and len(pieces.borders) <= MOST_PIECES else attend_stacked
+        projected: Tensor = self.proj(attend(query, key, value, pieces).reshape(count, -1))
         return projected
+
+
+def attend_at_once(query: Tensor, key: Tensor, value: Tensor, pieces: Pieces) -> Tensor:
+    """Attention within pieces by one call of variable length; half precision on a GPU only.
+
+    The kernel takes heads of a multiple of 8 up to 256 entries (Qwen2.5-VL's have 80), and scales like every other.
+
+    Args:
+        query: ``[patches, heads, head_dim]``.
+        key: like ``query``.
+        value: like ``query``.
+        pieces: which patches attend to each other.
+
+    Returns:
+        Like ``query``.
+    """
+    longest = pieces.stacks[-1][1]
+    attended = varlen_attn(query, key, value, pieces.borders, pieces.borders, longest, longest)
+    assert isinstance(attended, Tensor)
+    return attended
+
+
+def attend_stacked(query: Tensor, key: Tensor, value: Tensor, pieces: Pieces) -> Tensor:
+    """As ``attend_at_once``, by one call for every length of a piece and ``MOST_PIECES`` pieces; anywhere."""
+    if pieces.order is not None:
+        query, key, value = (each[pieces.order] for each in (query, key, value))
+    attended, start = [], 0
+    for count, length in pieces.stacks:
+        for first in range(0, count, MOST_PIECES):
+            number = min(MOST_PIECES, count - first)
+            stack = slice(start, start + number * length)
+            start = stack.stop
+            batch = (number, length, *query.shape[1:])
+            some_query, some_key, some_value = (
+                each[stack].reshape(batch).transpose(1, 2) for each in (query, key, value)
+            )
+            found = functional.scaled_dot_product_attention(some_query, some_key, some_value)
+            attended.append(found.transpose(1, 2).flatten(0, 1))
+    joined = torch.cat(attended)
+    return joined if pieces.inverse is None else joined[pieces.inverse]
 
 
 class LinearPatchEmbed(Qwen2_5_VisionPatchEmbed):
@@ -77,8 +156,10 @@ class LinearPatchEmbed(Qwen2_5_VisionPatchEmbed):
 def batch_vision_tower(model: nn.Module) -> None:
     """Let the vision tower in ``model`` work in batches. Parameters and their names stay as they are."""
     for module in model.modules():
-        if type(module) is Qwen2_5_VLVisionAttention:
-            module.__class__ = BatchedVisionAttention
+        if isinstance(module, Qwen2_5_VisionTransformerPretrainedModel):
+            for number, block in enumerate(cast(Any, module).blocks):
+                block.attn.__class__ = BatchedVisionAttention
+                block.attn.sees_whole_images = number in module.fullatt_block_indexes
         elif type(module) is Qwen2_5_VisionPatchEmbed:
             module.__class__ = LinearPatchEmbed
 
@@ -99,9 +180,14 @@ class TowerLayout:
     window_index: Tensor
     cu_window_seqlens: Tensor
 
-    def arguments(self, device: torch.device) -> dict[str, Tensor]:
-        """Keyword arguments that the tower takes instead of computing them."""
-        return {name: value.to(device, non_blocking=True) for name, value in vars(self).items()}
+    def arguments(self, device: torch.device) -> dict[str, Tensor | Pieces]:
+        """Keyword arguments that the tower takes instead of computing them, and the pieces, which its layers take."""
+        arguments: dict[str, Tensor | Pieces] = dict(vars(self))
+        arguments |= {"images": Pieces.between(self.cu_seqlens), "windows": Pieces.between(self.cu_window_seqlens)}
+        return {
+            name: value.to(device) if isinstance(value, Pieces) else value.to(device, non_blocking=True)
+            for name, value in arguments.items()
+        }
 
 
 def tower_layout(grids: Sequence[tuple[int, int]], window_size: int) -> TowerLayout:

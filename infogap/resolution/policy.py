@@ -17,8 +17,9 @@ from infogap.data.sample import Sample
 from infogap.data.shards import find_shards
 from infogap.data.skips import SkipLog
 from infogap.episode.protocol import Protocol
-from infogap.policy.loading import PolicyConfig, fingerprint, load_policy, load_weights
+from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
+from infogap.policy.weights import fingerprint, load_weights
 from infogap.resolution.report import SelectionReport
 from infogap.resolution.selection import ResolutionConfig, pending, select_resolutions
 from infogap.rollout import Rollout, RolloutConfig

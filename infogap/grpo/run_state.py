@@ -1,0 +1,115 @@
+"""What a checkpoint says about its run, read without its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+_META: Final = "meta.pt"
+_INDEX: Final = ".metadata"
+_MAY_DIFFER: Final = ("gradient_checkpointing",)
+"""Fields of the policy that change no result."""
+
+
+def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None) -> None:
+    """See that a run can go on from a checkpoint, before anything large is loaded.
+
+    A checkpoint that does not say what its policy is made of, or what its run started from, is not checked for that.
+
+    Args:
+        path: a checkpoint: a file, or the folder of a sharded one.
+        policy: fields of this run's ``PolicyConfig``.
+        init_from: the weights that this run starts from, as in the configuration.
+
+    Raises:
+        ValueError: if the path is no whole checkpoint of ours, is of another policy, or of a run with another start.
+    """
+    noted = read_run_state(path)
+    if "policy" in noted:
+        _check_policy(path, noted["policy"], policy)
+    if "init_from" in noted and not _same_path(noted["init_from"], init_from):
+        before, now = (_start(start) for start in (noted["init_from"], init_from))
+        raise ValueError(
+            f"The checkpoint {path} is of a run that started from {before}, but this one starts from {now}: to train "
+            "on from its weights give it as model.init_from and leave --ckpt_path out; to go on with its run start "
+            "from the same."
+        )
+
+
+def read_run_state(path: Path) -> dict[str, Any]:
+    """What the module noted in a checkpoint; weights are not read.
+
+    Raises:
+        ValueError: if the path is no whole checkpoint of ours.
+    """
+    if not path.exists():
+        raise ValueError(f"There is no checkpoint {path}: name a file or a folder below a run's 'checkpoints'.")
+    checkpoint = _read(path)
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("infogap"), dict):
+        raise ValueError(
+            f"{path} is no checkpoint of infogap: name one from a run's folder 'checkpoints', or give weights of "
+            "another origin as model.init_from."
+        )
+    missing = {"loops", "callbacks", "lr_schedulers"} - set(checkpoint)
+    if missing or (path.is_file() and "optimizer_states" not in checkpoint):
+        raise ValueError(f"{path} holds weights only, not a run's state: give it as model.init_from instead.")
+    noted: dict[str, Any] = checkpoint["infogap"]
+    return noted
+
+
+def _read(path: Path) -> Any:
+    """The contents of a file, with its tensors left on disk, or of a folder's file of everything else."""
+    if path.is_dir():
+        _check_folder(path)
+    try:
+        if path.is_dir():
+            return torch.load(path / _META, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is damaged, or none of its own
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint, it is damaged, cut off or something else: give another one of the "
+            "same run."
+        ) from error
+
+
+def _check_folder(path: Path) -> None:
+    present = {inner.name for inner in path.iterdir()}
+    if not any(name.endswith(".distcp") for name in present) and not {_META, _INDEX} & present:
+        raise ValueError(f"The folder {path} is no sharded checkpoint: name a checkpoint, not a folder of others.")
+    parts = {_META: _META in present, _INDEX: _INDEX in present}
+    parts["shards (*.distcp)"] = any(name.endswith(".distcp") for name in present)
+    missing = [part for part, there in parts.items() if not there]
+    if missing:
+        raise ValueError(f"The checkpoint {path} is incomplete, {' and '.join(missing)} missing: give another one.")
+
+
+def _check_policy(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    for name in before.keys() | now.keys():
+        if name in _MAY_DIFFER:
+            continue
+        old, new = before.get(name), now.get(name)
+        same = _same_path(old, new) if name == "path" else _plain(old) == _plain(new)
+        if not same:
+            raise ValueError(
+                f"The checkpoint {path} is of another policy, with policy.{name} {old!r} where this run has {new!r}: "
+                "set it to what it was, or give the checkpoint as model.init_from."
+            )
+
+
+def _plain(value: Any) -> Any:
+    """The same value with lists for tuples: which of both it is depends on where a configuration came from."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _same_path(first: str | None, second: str | None) -> bool:
+    if first is None or second is None:
+        return first == second
+    return first == second or Path(first).resolve() == Path(second).resolve()
+
+
+def _start(init_from: str | None) -> str:
+    return "the policy itself" if init_from is None else repr(init_from)
