@@ -13,16 +13,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any, cast
 
 import transformers
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
 from lightning.pytorch.core import LightningDataModule, LightningModule
 
 import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
 from infogap import export
-from infogap.callbacks.checkpoint_files import is_complete, newest_checkpoint, requeued_checkpoint
+from infogap.callbacks.checkpoint_files import FOLDER, is_complete, newest_checkpoint, requeued_checkpoint
 from infogap.data.datamodule import ShardDataModule
 from infogap.evaluation import compare
 from infogap.evaluation.datamodule import BenchmarkDataModule
@@ -85,44 +86,61 @@ class TrainingCLI(InfogapCLI):
         return {name: commands[name] for name in ("fit", "validate")}
 
     def before_fit(self) -> None:
-        """Make what training needs and does not have yet: shards, and the resolution manifest beside each set."""
+        """Find the checkpoint, and have views selected once the processes know each other."""
         self._find_checkpoint()
-        if self.trainer.global_rank == 0:  # the others wait to meet it
-            self._prepare()
-        # selection has drawn from the global generators, and adapters are drawn from them as well
-        seed_everything(int(self.config_init[self.subcommand]["seed_everything"]), workers=True, verbose=False)
+        selection = ViewSelection(self._resolution, int(self._chosen["seed_everything"]))
+        self.trainer.callbacks.append(selection)  # type: ignore[attr-defined]  # set by one of its connectors
+
+    def before_validate(self) -> None:
+        """Find the checkpoint."""
+        self._find_checkpoint()
+
+    @property
+    def _chosen(self) -> Any:
+        return self.config_init[self.subcommand]
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration as it is: no checkpoint of ours holds hyperparameters, and looking reads it all."""
 
     def _find_checkpoint(self) -> None:
         """For a folder of checkpoints take the newest; a requeued SLURM job goes on from its own."""
-        chosen = self.config_init[self.subcommand]
-        if chosen["ckpt_path"] is None:
-            found = requeued_checkpoint(Path(self.trainer.log_dir or self.trainer.default_root_dir) / "checkpoints")
+        if self._chosen["ckpt_path"] is None:
+            found = requeued_checkpoint(Path(self.trainer.log_dir or self.trainer.default_root_dir) / FOLDER)
         else:
-            path = Path(chosen["ckpt_path"])
+            path = Path(self._chosen["ckpt_path"])
             found = newest_checkpoint(path) if path.is_dir() and not is_complete(path) else path
-        chosen["ckpt_path"] = None if found is None else str(found)
+        self._chosen["ckpt_path"] = None if found is None else str(found)
 
-    def _prepare(self) -> None:
-        model, data = self.model, self.datamodule
-        data.prepare_data()
-        if model.rollout_config.view.mode != "selected" and not data.require_view_tokens:
-            return
-        manifest, init_from = (None if path is None else Path(path) for path in (data.manifest, model.init_from))
-        for root, where in ((data.root, manifest), (data.val_root, None)):
-            if root is not None:
-                ensure_manifest(
-                    root,
-                    model.policy_config,
-                    model.protocol,
-                    model.rollout_config,
-                    self._resolution,
-                    where,
-                    init_from,
-                    strict=data.strict,
-                )
+
+class ViewSelection(Callback):
+    """Makes or finishes the resolution manifest beside each set of shards: the first process works, the others wait.
+
+    Args:
+        config: how views are selected.
+        seed: what the global generators are set to afterwards: selection has drawn from them, and adapters will be.
+    """
+
+    def __init__(self, config: ResolutionConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Needs the shards, which have been prepared, and the process group."""
+        model, data = cast(GRPOModule, pl_module), cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
+        if model.rollout_config.view.mode == "selected" or data.require_view_tokens:
+            manifest, init_from = (None if path is None else Path(path) for path in (data.manifest, model.init_from))
+            for root, where in ((data.root, manifest), (data.val_root, None)):
+                if root is not None:
+                    ensure_manifest(
+                        root,
+                        model.policy_config,
+                        model.protocol,
+                        model.rollout_config,
+                        self.config,
+                        where,
+                        init_from,
+                        strict=data.strict,
+                    )
+        seed_everything(self.seed, workers=True, verbose=False)
 
 
 class EvaluationCLI(InfogapCLI):

@@ -9,14 +9,16 @@ import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
+from tiny import IMAGE_TEXT, tiny_image
 from tiny_policy import SCENES, tiny_protocol, tiny_rollout
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
@@ -31,8 +33,9 @@ from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import LossConfig
 from infogap.grpo.module import GRPOModule
 from infogap.grpo.strategy import ReplicatedStrategy, ShardedStrategy
-from infogap.policy.loading import LoraConfig, PolicyConfig
-from infogap.policy.sharding import ShardingConfig
+from infogap.policy.loading import LoraConfig, PolicyConfig, load_policy
+from infogap.policy.packing import Chunk, Group, pack
+from infogap.policy.sharding import ShardingConfig, resident, shard
 from infogap.rollout import GroupRollout, Rollout
 
 STEPS = 5
@@ -50,13 +53,13 @@ class Scenario:
 
 
 LORA = {"lora": LoraConfig(rank=4, alpha=8), "vision_tower": "frozen"}
-REGULARISED = {"loss": LossConfig(kl_coef=0.1), "updates_per_rollout": 2}
+KL = {"loss": LossConfig(kl_coef=0.1)}
 SCENARIOS = {
     "replicated": Scenario("replicated"),
-    "replicated_lora": Scenario("replicated", LORA, REGULARISED),
-    "sharded": Scenario("fsdp", {"gradient_checkpointing": True}, {"row_tokens": 1}),
-    "sharded_regularised": Scenario("fsdp", {"vision_tower": "frozen"}, REGULARISED),
-    "sharded_lora": Scenario("fsdp", LORA, REGULARISED, ShardingConfig(reshard_after_forward=False)),
+    "replicated_lora": Scenario("replicated", LORA, {**KL, "updates_per_rollout": 2}),
+    "sharded": Scenario("fsdp", {"gradient_checkpointing": True}, {**KL, "row_tokens": 1}),
+    "sharded_frozen_tower": Scenario("fsdp", {"vision_tower": "frozen"}, {**KL, "updates_per_rollout": 2}),
+    "sharded_lora": Scenario("fsdp", LORA, KL, ShardingConfig(reshard_after_forward=False)),
 }
 
 
@@ -128,6 +131,24 @@ class Recorder(Callback):
         self.steps.append({name: value for name, value in logged.items() if not name.startswith("time/")})
 
 
+def in_bfloat16(folder: Path, tower: Literal["frozen", "full"]) -> list[str]:
+    """What of shards that are computed in bfloat16 is not exact any more and should be: buffers, and rotations."""
+    policy = load_policy(PolicyConfig(str(folder / "policy"), vision_tower=tower))
+    exact = {name: value.clone() for name, value in policy.named_buffers()}
+    shard(policy, init_device_mesh("cpu", (2,)), ShardingConfig(compute_dtype="bfloat16"))
+    with resident(policy) as playing:
+        found = [*policy.named_buffers(), *playing.named_buffers()]
+        assert playing.parts.lm_head.weight.dtype == torch.bfloat16
+    rotations: list[torch.dtype] = []
+    policy.parts.model.visual.blocks[0].attn.register_forward_pre_hook(
+        lambda _, __, named: rotations.append(named["position_embeddings"][0].dtype), with_kwargs=True
+    )
+    prompt = policy.chunk(IMAGE_TEXT, [tiny_image(1, 1)])
+    policy(pack([Group(prompt, ((Chunk((1,), sampled=True),),))], policy.vocabulary.image), 1.0)
+    wrong = [name for name, value in found if not torch.equal(value, exact[name])]
+    return wrong + [f"rotations in {dtype}" for dtype in rotations if dtype != torch.float32]
+
+
 def strategy_of(scenario: Scenario, world_size: int) -> Strategy | str:
     if world_size == 1:
         return "auto"
@@ -182,7 +203,9 @@ def main(folder: str, out: str, rank: str, world_size: str, port: str, *names: s
     torch.set_num_threads(1)
     if int(world_size) > 1:
         os.environ |= {"LOCAL_RANK": rank, "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    results = {name: train(Path(folder), SCENARIOS[name], int(world_size)) for name in names}
+    results: dict[str, Any] = {name: train(Path(folder), SCENARIOS[name], int(world_size)) for name in names}
+    if int(world_size) > 1:
+        results["in_bfloat16"] = [in_bfloat16(Path(folder), tower) for tower in ("frozen", "full")]
     if rank == "0":
         torch.save(results, out)
 

@@ -111,9 +111,9 @@ def test_the_published_setting_is_trained_sharded_or_with_adapters(stage: str, s
     kinds = [callback.kind for callback in cli.trainer.callbacks if isinstance(callback, GroundingStage)]
     assert kinds == (["reward"] if stage == "stage2" else [])
     replicated = CONFIGS / "strategy" / "ddp.yaml"
-    cli = read(
-        CONFIGS / f"{stage}.yaml", model, CONFIGS / "model" / "lora.yaml", replicated, more=["--model.init_from=null"]
-    )
+    overlays = (model, replicated, paper, CONFIGS / "model" / "lora.yaml")
+    cli = read(CONFIGS / f"{stage}.yaml", *overlays, more=["--model.init_from=null"])
+    assert (cli.datamodule.prompts_per_step, cli.model.optim_config.lr) == (256, 1e-5)
     assert isinstance(cli.trainer.strategy, ReplicatedStrategy)
     assert cli.model.policy_config.lora is not None
 

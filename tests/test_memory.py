@@ -4,7 +4,9 @@ import pytest
 import torch
 from tiny import tiny_policy
 
+from infogap.policy.cache import PrefillAttention
 from infogap.policy.memory import GIB, MemoryShortageError, allowed_bytes, free_bytes, plan_waves, token_bytes
+from infogap.policy.packing import Group, pack
 
 
 def test_waves_hold_as_many_groups_as_fit() -> None:
@@ -43,3 +45,14 @@ def test_free_memory_is_known_here_and_a_set_limit_goes_before() -> None:
     assert 1 << 20 < free < 1 << 50
     assert allowed_bytes(cpu, 1.5) == 3 * GIB // 2
     assert allowed_bytes(cpu, None) == pytest.approx(0.7 * free, rel=0.2)
+
+
+def test_keys_of_half_precision_weights_are_half_precision_under_autocast_too() -> None:
+    policy = tiny_policy(dtype="bfloat16")
+    with torch.autocast("cpu", torch.bfloat16):
+        row = pack([Group(policy.chunk("abc"), ())], policy.vocabulary.image)
+        kept = PrefillAttention(row.group)
+        with torch.no_grad():
+            policy.row_hidden(row, kept)
+        held = sum(t.numel() * t.itemsize for t in (*kept.keys, *kept.values))
+        assert held == len(row.token_ids) * token_bytes(policy)

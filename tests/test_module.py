@@ -24,8 +24,10 @@ from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.losses import LossConfig
 from infogap.grpo.module import GRPOModule
 from infogap.grpo.ranks import Ranks
+from infogap.grpo.strategy import ShardedStrategy
 from infogap.policy.draw import SamplingConfig
 from infogap.policy.loading import LoraConfig, PolicyConfig
+from infogap.policy.sharding import ShardingConfig
 from infogap.rollout import ViewConfig
 
 Metrics = dict[str, float]
@@ -366,3 +368,40 @@ def test_the_module_says_what_it_needs(folder: Path) -> None:
         module(folder, init_from="/nowhere")
     with pytest.raises(RuntimeError, match="configure_model"):
         module(folder).configure_optimizers()
+
+
+def test_images_of_a_step_are_let_go(folder: Path) -> None:
+    """Encoded images after the update, and those of the step before once the next one begins."""
+    held: list[tuple[int, bool]] = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+            held.append((len(pl_module.policy.encoded), pl_module.last_batch is not None))
+
+    model = module(folder, policy={"vision_tower": "frozen"})
+    play = model._play
+
+    def noted(samples: Any) -> Any:
+        held.append((len(model.policy.encoded), model.last_batch is not None))  # type: ignore[union-attr]
+        return play(samples)
+
+    model._play = noted  # type: ignore[method-assign]
+    fit(folder, model, 2, Watch())
+    assert held == [(0, False), (0, True), (0, False), (0, True)]
+
+
+def test_autocast_over_shards_with_a_type_of_their_own_is_refused(folder: Path) -> None:
+    model = module(folder, sharding=ShardingConfig(compute_dtype="bfloat16"))
+    model.trainer = SimpleNamespace(world_size=1, strategy=ShardedStrategy(), precision="bf16-mixed")  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"precision is bf16-mixed and model\.sharding\.compute_dtype bfloat16: set"):
+        model.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("policy", "told"), [({}, True), ({"lora": LoraConfig(4, 8), "vision_tower": "frozen"}, False)]
+)
+def test_training_bfloat16_weights_is_told(
+    folder: Path, caplog: pytest.LogCaptureFixture, policy: dict[str, Any], told: bool
+) -> None:
+    module(folder, policy={"dtype": "bfloat16", **policy})
+    assert ("Weights of type bfloat16 are trained themselves" in caplog.text) == told

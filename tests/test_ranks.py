@@ -82,3 +82,7 @@ def test_a_shard_is_half_of_weights_and_optimiser_states(
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_playing_needs_no_collective(runs: tuple[dict[str, Any], dict[str, Any]], name: str) -> None:
     assert runs[1][name]["collectives_while_playing"] == 0
+
+
+def test_computing_in_bfloat16_leaves_what_rotates_exact(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert runs[1]["in_bfloat16"] == [[], []]

@@ -142,3 +142,15 @@ def test_weights_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(torch, "load", lambda *given, **more: options.append(more) or load(*given, **more))
     check(write(tmp_path / "step.ckpt"))
     assert [(more["mmap"], more["weights_only"]) for more in options] == [(True, True)]
+
+
+def test_a_folder_of_shards_is_for_sharded_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "step_00000001.ckpt"
+    folder.mkdir()
+    write(tmp_path / "whole.ckpt")
+    noted = torch.load(tmp_path / "whole.ckpt", weights_only=True)
+    torch.save(noted, folder / "meta.pt")
+    for part in (".metadata", "__0_0.distcp"):
+        (folder / part).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"is a folder of shards, which only a sharded run goes on from: add --config"):
+        check_resume(folder, policy=noted["infogap"].get("policy", {}), init_from=None, sharded=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from infogap.grpo.learner import Learner
 from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
 from infogap.grpo.ranks import Ranks
 from infogap.grpo.run_state import check_resume
-from infogap.grpo.strategy import check_strategy
+from infogap.grpo.strategy import ShardedStrategy, check_precision, check_strategy
 from infogap.grpo.update import TrainingRow, ground_truth_call, training_rows
 from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
@@ -30,6 +31,8 @@ from infogap.policy.reference import Reference, reference_policy
 from infogap.policy.sharding import ShardingConfig, clip_gradients, resident, shard
 from infogap.policy.weights import load_weights, lora_scale
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
+
+logger = logging.getLogger(__name__)
 
 
 class GRPOModule(LightningModule):
@@ -81,6 +84,7 @@ class GRPOModule(LightningModule):
             )
         if init_from is not None and not Path(init_from).exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
+        _warn_of_rounding(self.policy_config)
         self.rewards = RewardSet.from_config(self.reward_config, self.protocol)
         self.grounding_loss_weight = 0.0
         self.rollout_step = 0
@@ -94,8 +98,14 @@ class GRPOModule(LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what would fail after hours: see ``check_strategy`` and ``check_resume``."""
         check_strategy(self.trainer.strategy, self.trainer.world_size)
+        check_precision(self.trainer.strategy, str(self.trainer.precision), self.sharding.compute_dtype)
         if stage == "fit" and self.trainer.ckpt_path is not None:
-            check_resume(Path(self.trainer.ckpt_path), policy=asdict(self.policy_config), init_from=self.init_from)
+            check_resume(
+                Path(self.trainer.ckpt_path),
+                policy=asdict(self.policy_config),
+                init_from=self.init_from,
+                sharded=isinstance(self.trainer.strategy, ShardedStrategy),
+            )
 
     def configure_model(self) -> None:
         """Load the policy once, and the reference if the KL term needs one; shard both under FSDP."""
@@ -106,7 +116,7 @@ class GRPOModule(LightningModule):
             load_weights(self.policy, Path(self.init_from))
         reference = reference_policy(self.policy) if self.algorithm.loss.kl_coef > 0 else None
         if self.device_mesh is not None:
-            for policy in {self.policy, reference or self.policy}:
+            for policy in dict.fromkeys((self.policy, reference or self.policy)):  # in one order on all ranks
                 shard(policy, self.device_mesh["data_parallel"], self.sharding)
         if reference is not None:
             self._reference = Reference(reference)
@@ -121,11 +131,16 @@ class GRPOModule(LightningModule):
         groups = [group for group in groups if group["params"]]
         for group in groups:
             group["initial_lr"] = group["lr"]
-        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        # fused, AdamW needs no copies of the size of all weights
+        fused = self.device.type == "cuda" or None
+        return torch.optim.AdamW(
+            groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, fused=fused
+        )
 
     def training_step(self, samples: list[Sample], batch_idx: int) -> None:
         """One rollout step: play, score, pack, update, log."""
         started = time.perf_counter()
+        self.last_batch = None  # its images are large
         self._times = {}
         with self._timed("rollout"):
             rollouts = self._play(samples)
@@ -220,6 +235,7 @@ class GRPOModule(LightningModule):
         temperature = self.rollout_config.sampling.scoring_temperature
         learner = Learner(self._policy, self._reference, self.algorithm, temperature, self._ranks, self.manual_backward)
         learner.learn(rows, batch, self.grounding_loss_weight, sums, lambda: self._step(sums))
+        self._policy.forget_images()  # no later step will ask for them
 
     def _step(self, sums: Sums) -> None:
         optimizer = self.optimizers()
@@ -240,8 +256,9 @@ class GRPOModule(LightningModule):
             sums.add(f"time/{name}", [self._times[name]])
         sums.add("time/step", [seconds])
         tokens = sum(rollout.group.tokens for rollout in batch.rollouts)
-        sums.add_ratio("time/tokens_per_second", tokens, seconds)
-        sums.add_ratio("time/episodes_per_second", batch.totals_pg.numel(), seconds)
+        share = seconds / self.trainer.world_size  # ranks work at the same time
+        sums.add_ratio("time/tokens_per_second", tokens, share)
+        sums.add_ratio("time/episodes_per_second", batch.totals_pg.numel(), share)
         values = sums.means(self._ranks.sum)
         values |= {f"weight/{n}": w for n, w in zip(self.rewards.names, self.rewards.weights, strict=True)}
         values |= {"weight/grounding_loss": self.grounding_loss_weight}
@@ -249,6 +266,12 @@ class GRPOModule(LightningModule):
         shown = {name: values.pop(name) for name in _ON_THE_BAR}
         for part, on_the_bar in ((shown, True), (values, False)):
             self.log_dict(part, prog_bar=on_the_bar, batch_size=len(batch.rollouts), on_step=True, on_epoch=False)
+
+
+def _warn_of_rounding(policy: PolicyConfig) -> None:
+    """Full training in bfloat16 is possible, and seldom what was meant: adapters are always float32."""
+    if policy.dtype == "bfloat16" and (policy.lora is None or policy.vision_tower == "full"):
+        logger.warning("Weights of type bfloat16 are trained themselves: a step of 1e-6 is lost in their rounding.")
 
 
 _VALIDATED = (

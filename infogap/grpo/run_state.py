@@ -13,7 +13,7 @@ _MAY_DIFFER: Final = ("gradient_checkpointing",)
 """Fields of the policy that change no result."""
 
 
-def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None) -> None:
+def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None, sharded: bool = True) -> None:
     """See that a run can go on from a checkpoint, before anything large is loaded.
 
     A checkpoint that does not say what its policy is made of, or what its run started from, is not checked for that.
@@ -22,11 +22,17 @@ def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None) -
         path: a checkpoint: a file, or the folder of a sharded one.
         policy: fields of this run's ``PolicyConfig``.
         init_from: the weights that this run starts from, as in the configuration.
+        sharded: whether this run is sharded, and can read the folder of a sharded checkpoint.
 
     Raises:
         ValueError: if the path is no whole checkpoint of ours, is of another policy, or of a run with another start.
     """
     noted = read_run_state(path)
+    if path.is_dir() and not sharded:
+        raise ValueError(
+            f"The checkpoint {path} is a folder of shards, which only a sharded run goes on from: add --config "
+            "configs/strategy/fsdp.yaml, or give it as model.init_from to start another run from its weights."
+        )
     if "policy" in noted:
         _check_policy(path, noted["policy"], policy)
     if "init_from" in noted and not _same_path(noted["init_from"], init_from):

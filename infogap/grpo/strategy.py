@@ -63,3 +63,16 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
             f"trainer.strategy is {type(strategy).__name__} with {world_size} processes: add --config "
             "configs/strategy/ddp.yaml (the whole policy on every GPU) or configs/strategy/fsdp.yaml (sharded)."
         )
+
+
+def check_precision(strategy: Strategy, precision: str, compute_dtype: str | None) -> None:
+    """Refuse two ways of computing in bfloat16 at once.
+
+    Raises:
+        ValueError: for autocast over weights that are gathered in a type of their own.
+    """
+    if isinstance(strategy, ShardedStrategy) and compute_dtype is not None and "mixed" in precision:
+        raise ValueError(
+            f"trainer.precision is {precision} and model.sharding.compute_dtype {compute_dtype}: set trainer.precision "
+            "to 32-true, or give configs/strategy/fsdp.yaml after the model's overlay."
+        )

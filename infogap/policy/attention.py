@@ -177,6 +177,7 @@ class PackedAttention:
         episode_index, episode_valid = _pad(episode_at)  # [episodes, L]
         self.scores = len(groups) * prompt_index.shape[1] ** 2 // 2
         self.mask: Tensor | None = None
+        self._added: Tensor | None = None  # the mask as numbers, for all query heads of a key head; one for all layers
         masked = len(pairs) * episode_index.shape[1] * (prompt_index.shape[1] + episode_index.shape[1])
         if episode_index.shape[1] >= prompt_index.shape[1] or masked > MOST_MASK:
             whole = [torch.cat([prompt_at[number], at]) for number, at in zip(parent, episode_at, strict=True)]
@@ -206,11 +207,15 @@ class PackedAttention:
             whole = self.mask is None
             batches.append(causal_attention(*own, scaling) if whole else self._masked(prompts, own, scaling))
         flat = torch.cat([each.transpose(1, 2).reshape(-1, heads, width) for each in batches])
-        return flat[self.inverse].transpose(0, 1)[None]
+        return flat.index_select(0, self.inverse).transpose(0, 1)[None]
 
     def _batch(self, index: Tensor, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens ``index [B, L]`` of the row, each ``[B, heads, L, d]``."""
-        query, key, value = (each[0][:, index].transpose(0, 1) for each in (query, key, value))
+        # the backward pass of index_select adds; that of an index in brackets sorts first, in one thread of a CPU
+        query, key, value = (
+            each[0].index_select(1, index.flatten()).view(each.shape[1], *index.shape, -1).transpose(0, 1)
+            for each in (query, key, value)
+        )
         return query, key, value
 
     def _masked(
@@ -219,10 +224,15 @@ class PackedAttention:
         """Queries, keys and values of episodes, ``[episodes, heads, L, d]``, over themselves and their prompts."""
         assert self.mask is not None
         query = own[0]
-        key, value = (torch.cat([p[self.parent], o], dim=2) for p, o in zip(prompts[1:], own[1:], strict=True))
+        key, value = (
+            torch.cat([p.index_select(0, self.parent), o], dim=2) for p, o in zip(prompts[1:], own[1:], strict=True)
+        )
         folded = fold_heads(query, key.shape[1])
-        mask = self.mask.repeat(1, query.shape[1] // key.shape[1], 1)[:, None]
-        attended = functional.scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
+        if self._added is None or self._added.dtype != compute_dtype(query):
+            mask = self.mask.repeat(1, query.shape[1] // key.shape[1], 1)[:, None]
+            self._added = torch.zeros(mask.shape, dtype=compute_dtype(query), device=mask.device)
+            self._added.masked_fill_(~mask, float("-inf"))
+        attended = functional.scaled_dot_product_attention(folded, key, value, attn_mask=self._added, scale=scaling)
         return attended.view_as(query)
 
     def keep_prompt(self, layer: int, key: Tensor, value: Tensor) -> None:

@@ -55,18 +55,21 @@ class Prompts:
         keys: by layer, ``[groups, key_value_heads, P, head_dim]``.
         values: like ``keys``.
         lengths: tokens of every prompt, ``[groups]``.
+        even: whether all are equally long, so that nothing of the padding need be masked.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     lengths: Tensor
+    even: bool
 
     @classmethod
     def join(cls, parts: Sequence[PrefillAttention]) -> Prompts:
         """Those of several prefills, one after the other; a layer at a time, so that nothing is held twice for long."""
         lengths = torch.cat([part.lengths for part in parts])
+        even = len(set(lengths.tolist())) == 1
         if len(parts) == 1:
-            return cls(parts[0].keys, parts[0].values, lengths)
+            return cls(parts[0].keys, parts[0].values, lengths, even)
         most = int(lengths.max())
         keys: list[Tensor] = []
         values: list[Tensor] = []
@@ -76,7 +79,7 @@ class Prompts:
                 joined.append(torch.cat(padded))
                 for piece in pieces:
                     piece[layer] = padded[0].new_empty(0)
-        return cls(keys, values, lengths)
+        return cls(keys, values, lengths, even)
 
 
 class SlotCache:
@@ -97,6 +100,7 @@ class SlotCache:
         self.prompts = prompts
         self.group_of_slot = list(group_of_slot)
         self.lengths = [0] * len(self.group_of_slot)
+        self._seated: tuple[list[int], Seats] | None = None  # the last ones: decoding steps come with the same slots
         slots, (_, heads, _, width) = len(self.group_of_slot), prompts.keys[0].shape
         # under autocast the rotated keys are float32 and the values are not
         self.keys = [key.new_zeros(slots, heads, capacity, width) for key in prompts.keys]
@@ -122,7 +126,7 @@ class SlotCache:
 
     def keep(self, slots: Sequence[int]) -> None:
         """Drop every slot but these, in this order."""
-        self.group_of_slot = [self.group_of_slot[slot] for slot in slots]
+        self.group_of_slot, self._seated = [self.group_of_slot[slot] for slot in slots], None
         self.lengths = [self.lengths[slot] for slot in slots]
         index = torch.tensor(slots, device=self.keys[0].device)
         for layer, (key, value) in enumerate(zip(self.keys, self.values, strict=True)):
@@ -157,29 +161,36 @@ class SlotCache:
             slots: slots that take part, each once, ``B`` of them.
             new: new tokens of each.
         """
-        starts, padded = torch.tensor([self.lengths[slot] for slot in slots]), max(new)
-        limit = int(starts.max()) + padded
+        starts, padded = [self.lengths[slot] for slot in slots], max(new)
+        limit = max(starts) + padded
         self.reserve(limit)
         for slot, count in zip(slots, new, strict=True):
             self.lengths[slot] += count
-        columns = starts[:, None] + torch.arange(padded)
-        device = self.keys[0].device
-        everyone = list(slots) == list(range(self.slots))
-        index = torch.tensor(slots).to(device)
-        return SlotAttention(self, index, columns.to(device), limit, self.seats(slots), everyone=everyone)
+        level = padded == 1 and min(starts) == limit - 1
+        columns = torch.tensor(starts)[:, None] + torch.arange(padded)
+        return SlotAttention(self, self.seats(slots), columns.to(self.keys[0].device), limit, level=level)
 
     def seats(self, slots: Sequence[int]) -> Seats:
         """Where slots sit among those of their group."""
-        groups = torch.tensor([self.group_of_slot[slot] for slot in slots])
-        counts = torch.bincount(groups, minlength=len(self.prompts.lengths))
+        if self._seated is None or self._seated[0] != list(slots):
+            self._seated = (list(slots), self._seat(slots))
+        return self._seated[1]
+
+    def _seat(self, slots: Sequence[int]) -> Seats:
+        own = torch.tensor([self.group_of_slot[slot] for slot in slots])
+        present, groups = torch.unique(own, return_inverse=True)
+        counts = torch.bincount(groups)
         order = torch.argsort(groups, stable=True)
         within = torch.arange(len(slots)) - (counts.cumsum(0) - counts)[groups[order]]
         grid = torch.zeros(len(counts), int(counts.max()), dtype=torch.long)
         grid[groups[order], within] = order
         place = torch.empty_like(order)
         place[order] = groups[order] * grid.shape[1] + within
-        device = self.keys[0].device
-        return Seats(groups.to(device), grid.to(device), place.to(device))
+        regular = grid.numel() == len(slots) and bool((order == torch.arange(len(slots))).all())
+        parts = (torch.tensor(slots), present, present[groups], grid, place)
+        index, present, groups, grid, place = (part.to(self.keys[0].device) for part in parts)
+        everyone, all_groups = list(slots) == list(range(self.slots)), len(present) == len(self.prompts.lengths)
+        return Seats(index, None if all_groups else present, groups, grid, place, everyone, regular)
 
 
 @dataclass(frozen=True)
@@ -187,14 +198,22 @@ class Seats:
     """Queries of one group side by side, so that its prompt is read once.
 
     Attributes:
-        groups: group of every slot that takes part, ``[B]``.
-        grid: the slots of every group, ``[groups, most slots of a group]``, filled up with 0.
+        slots: the slots that take part, ``[B]``.
+        present: the groups that they are of, in order; None for all.
+        groups: the group of each, ``[B]``.
+        grid: the slots of every group that is present, ``[groups, most slots of a group]``, filled up with 0.
         place: where each slot stands in the grid laid flat, ``[B]``.
+        everyone: whether these are all slots of the cache, in order: then none is copied.
+        regular: whether the grid is full and in order: then it need not be made.
     """
 
+    slots: Tensor
+    present: Tensor | None
     groups: Tensor
     grid: Tensor
     place: Tensor
+    everyone: bool
+    regular: bool
 
 
 class SlotAttention:
@@ -202,37 +221,41 @@ class SlotAttention:
 
     Args:
         cache: keys and values.
-        slots: the slots that take part, ``[B]``.
+        seats: the slots that take part, ``B`` of them.
         columns: where in its slot each new token is written, ``[B, L]``.
         limit: tokens of a slot that are looked at.
-        seats: of these slots.
-        everyone: whether these are all slots of the cache, in order: then none is copied.
+        level: whether each slot gets one token, and all are full to ``limit`` with it: then nothing is masked.
     """
 
-    def __init__(
-        self, cache: SlotCache, slots: Tensor, columns: Tensor, limit: int, seats: Seats, *, everyone: bool
-    ) -> None:
-        self.cache, self.slots, self.columns, self.limit, self.seats = cache, slots, columns, limit, seats
-        self.everyone = everyone
-        prompt_tokens = cache.prompts.keys[0].shape[2]
-        in_prompt = torch.arange(prompt_tokens, device=slots.device)
-        self.prompt_mask = in_prompt >= cache.prompts.lengths[seats.groups][:, None]
-        self.own_mask = torch.arange(limit, device=slots.device) > columns[:, :, None]  # [B, L, limit]
+    def __init__(self, cache: SlotCache, seats: Seats, columns: Tensor, limit: int, *, level: bool) -> None:
+        self.cache, self.seats, self.columns, self.limit, self.level = cache, seats, columns, limit, level
+        self.prompt_mask: Tensor | None = None  # [B, P]
+        self.own_mask: Tensor | None = None  # [B, L, limit]
+        if not cache.prompts.even:
+            in_prompt = torch.arange(cache.prompts.keys[0].shape[2], device=columns.device)
+            self.prompt_mask = in_prompt >= cache.prompts.lengths[seats.groups][:, None]
+        if not level:
+            self.own_mask = torch.arange(limit, device=columns.device) > columns[:, :, None]
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
         """See ``Attend``; the batch is the slots that take part."""
-        cache, slots = self.cache, self.slots
+        cache, slots = self.cache, self.seats.slots
         for stored, new in ((cache.keys[layer], key), (cache.values[layer], value)):
-            stored[slots[:, None], :, self.columns] = new.transpose(1, 2)
+            if self.level and self.seats.everyone:
+                stored[:, :, self.limit - 1] = new[:, :, 0]
+            else:
+                stored[slots[:, None], :, self.columns] = new.transpose(1, 2)
         own_keys, own_values = cache.keys[layer][:, :, : self.limit], cache.values[layer][:, :, : self.limit]
-        if not self.everyone:
+        if not self.seats.everyone:
             own_keys, own_values = own_keys[slots], own_values[slots]
         folded = fold_heads(query, key.shape[1]) * scaling  # [B, key_value_heads, repeats * L, d]
         repeats = query.shape[1] // key.shape[1]
         own = folded @ own_keys.transpose(2, 3)
-        own = own.masked_fill(self.own_mask.repeat(1, repeats, 1)[:, None], float("-inf"))
+        if self.own_mask is not None:
+            own = own.masked_fill(self.own_mask.repeat(1, repeats, 1)[:, None], float("-inf"))
         prompt = self._by_group(folded, cache.prompts.keys[layer].transpose(2, 3))
-        prompt = prompt.masked_fill(self.prompt_mask[:, None, None], float("-inf"))
+        if self.prompt_mask is not None:
+            prompt = prompt.masked_fill(self.prompt_mask[:, None, None], float("-inf"))
         weights = torch.cat([prompt, own], dim=3).softmax(3, dtype=torch.float32).to(query.dtype)
         from_prompt, from_own = weights.tensor_split([prompt.shape[3]], dim=3)
         attended = from_own @ own_values + self._by_group(from_prompt, cache.prompts.values[layer])
@@ -240,8 +263,10 @@ class SlotAttention:
 
     def _by_group(self, left: Tensor, right: Tensor) -> Tensor:
         """``left [B, heads, M, K] @ right [groups, heads, K, W]``, each slot with its group, without a copy a slot."""
+        right = right if self.seats.present is None else right[self.seats.present]
         groups, most = self.seats.grid.shape
         _, heads, rows, _ = left.shape
-        gathered = left[self.seats.grid].transpose(1, 2).reshape(groups, heads, most * rows, -1)
-        product = (gathered @ right).view(groups, heads, most, rows, -1).transpose(1, 2)
-        return product.flatten(0, 1)[self.seats.place]
+        seated = left.view(groups, most, heads, rows, -1) if self.seats.regular else left[self.seats.grid]
+        gathered = seated.transpose(1, 2).reshape(groups, heads, most * rows, -1)
+        product = (gathered @ right).view(groups, heads, most, rows, -1).transpose(1, 2).flatten(0, 1)
+        return product if self.seats.regular else product[self.seats.place]

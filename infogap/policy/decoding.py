@@ -38,13 +38,14 @@ class StaticDecoder:
         self.positions = torch.zeros(3, slots, 1, dtype=torch.long, device=device)
         self.starts = torch.zeros(slots, dtype=torch.long, device=device)
         self.uniform = torch.zeros(slots, device=device)
-        self._slots, self._seats = torch.arange(slots, device=device), cache.seats(range(slots))
+        self._seats = cache.seats(range(slots))
         self._storage = cache.keys[0].data_ptr()
+        self._pool = torch.cuda.graph_pool_handle() if device.type == "cuda" else None
         self._recorded: dict[int, tuple[torch.cuda.CUDAGraph, tuple[Tensor, Tensor]]] = {}
 
     def fits(self, cache: SlotCache) -> bool:
         """Whether the cache is still the one, of the same slots and at the same place."""
-        return cache is self.cache and cache.slots == len(self._slots) and cache.keys[0].data_ptr() == self._storage
+        return cache is self.cache and cache.slots == len(self.starts) and cache.keys[0].data_ptr() == self._storage
 
     def step(
         self, slots: Sequence[int], token_ids: Sequence[int], positions: Sequence[int], uniform: Tensor
@@ -77,7 +78,7 @@ class StaticDecoder:
 
     def _forward(self, limit: int) -> tuple[Tensor, Tensor]:
         """A step of all slots from what lies in the inputs."""
-        attend = SlotAttention(self.cache, self._slots, self.starts[:, None], limit, self._seats, everyone=True)
+        attend = SlotAttention(self.cache, self._seats, self.starts[:, None], limit, level=False)
         hidden = self.policy.hidden(self.policy.embed(self.token_ids, ()), self.positions, attend)[:, 0]
         return draw(self.policy.parts.lm_head(hidden), self.uniform, self.policy.banned, self.config)
 
@@ -96,7 +97,8 @@ class StaticDecoder:
                     self._forward(limit)
                 torch.cuda.current_stream().wait_stream(side)
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # one pool for all: what a replay gives back is read before the next one begins
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                     outputs = self._forward(limit)
             self._recorded[limit] = (graph, outputs)
         graph, outputs = self._recorded[limit]

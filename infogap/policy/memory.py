@@ -38,8 +38,8 @@ def token_bytes(policy: Policy) -> int:
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     dtype = next(policy.parts.model.language_model.parameters()).dtype
     kind = policy.device.type
-    if torch.is_autocast_enabled(kind):
-        # keys are rotated in float32 under autocast, values stay in its type
+    if torch.is_autocast_enabled(kind) and dtype == torch.float32:
+        # rotations follow the type of the embeddings, so keys are float32, and values have autocast's type
         return int(text.num_hidden_layers * text.num_key_value_heads * width) * (
             torch.float32.itemsize + torch.get_autocast_dtype(kind).itemsize
         )

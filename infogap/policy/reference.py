@@ -11,6 +11,7 @@ from torch import Tensor
 
 from infogap.policy.model import Policy, RowScores
 from infogap.policy.packing import Row
+from infogap.policy.sharding import reshard
 
 
 def reference_policy(policy: Policy) -> Policy:
@@ -46,6 +47,7 @@ class Reference:
 
     @contextmanager
     def _as_it_was(self) -> Iterator[None]:
+        reshard(self._policy)  # what is changed are the shards, not what a pass before has gathered
         trained = {name: value for name, value in self._policy.named_parameters() if name in self._before}
         current = {name: value.detach().clone() for name, value in trained.items()}
         try:
@@ -53,5 +55,6 @@ class Reference:
                 value.copy_(self._before[name])
             yield
         finally:
+            reshard(self._policy)
             for name, value in trained.items():
                 value.copy_(current[name])

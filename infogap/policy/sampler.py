@@ -183,7 +183,7 @@ class Sampler:
         if not self.static:
             return self._draw(episodes, self._encode(episodes, [Chunk((token,)) for token in last]))
         slots = self._places(episodes)
-        self._cache.reserve(max(self._cache.lengths[slot] for slot in slots) + 1)
+        self._cache.reserve(max(self._cache.lengths) + 1)  # also of slots that wait: every slot takes part
         if self._decoder is None or not self._decoder.fits(self._cache):
             self._decoder = StaticDecoder(self.policy, self._cache, self.config)
         positions = [self._slots[episode].position for episode in episodes]

@@ -63,13 +63,19 @@ def shard(policy: Policy, mesh: DeviceMesh, config: ShardingConfig) -> None:
     whole = _hollow(policy)
     _spread_adapters(policy, mesh)
     compute = None if config.compute_dtype is None else getattr(torch, config.compute_dtype)
-    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=None if compute is None else torch.float32)
+    reduce = None if compute is None else torch.float32
+    precision = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce)
+    # the tower's blocks are given rotations in float32, which coarser numbers would turn by whole patches
+    in_tower = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=reduce, cast_forward_inputs=False)
     language, tower = cast(Any, policy.parts.model.language_model), cast(Any, policy.parts.model.visual)
     trained_tower = any(parameter.requires_grad for parameter in tower.parameters())
-    if not trained_tower:
-        tower.to(compute)
-    for layer in [*language.layers, *(tower.blocks if trained_tower else ())]:
-        fully_shard(layer, mesh=mesh, mp_policy=precision, reshard_after_forward=config.reshard_after_forward)
+    if not trained_tower and compute is not None:
+        for parameter in tower.parameters():  # its buffers are frequencies, which stay exact
+            parameter.data = parameter.data.to(compute)
+    layers = [(layer, precision) for layer in language.layers]
+    layers += [(block, in_tower) for block in tower.blocks] if trained_tower else []
+    for layer, own_precision in layers:
+        fully_shard(layer, mesh=mesh, mp_policy=own_precision, reshard_after_forward=config.reshard_after_forward)
     ignored = set() if trained_tower else set(tower.parameters())
     fully_shard(policy, mesh=mesh, mp_policy=precision, ignored_params=ignored)
     policy.to(mesh.device_type)  # buffers, and a tower that is not sharded
@@ -77,6 +83,14 @@ def shard(policy: Policy, mesh: DeviceMesh, config: ShardingConfig) -> None:
     _WHOLE[policy] = whole
     with torch.no_grad():  # FSDP2 takes the module that runs first for the root
         policy(idle_row(policy), 1.0)
+    reshard(policy)
+
+
+def reshard(policy: Policy) -> None:
+    """Give back gathered weights, so that the policy's parameters are its shards; nothing if it is not sharded."""
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def is_sharded(policy: Policy) -> bool:
@@ -102,8 +116,7 @@ def resident(policy: Policy) -> Iterator[Policy]:
         yield whole
     finally:
         _fill(whole, None)
-        for unit in units:
-            unit.reshard()
+        reshard(policy)
 
 
 def idle_row(policy: Policy) -> Row:

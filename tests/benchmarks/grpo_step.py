@@ -1,4 +1,4 @@
-"""Seconds of a GRPO step: ours alone, or against TRL's in the same process.
+"""Seconds of a GRPO step: ours alone, or against TRL's in the same run.
 
     python tests/benchmarks/grpo_step.py --against trl --json OUT
     python tests/benchmarks/grpo_step.py --shape 3b --dtype bfloat16 --lora --device cuda --json OUT
@@ -6,11 +6,14 @@
 Both sides are run as their users run them: ours as ``GRPOModule`` under a Lightning Trainer, the other one as TRL's
 ``GRPOTrainer`` with generation by transformers. A step is one rollout of ``prompts * group_size`` episodes and one
 update on them: no KL term, temperature 1, AdamW, gradients clipped. Both have the same random weights, the same prompts
-and images, and episodes of the same length (see ``step_settings``), which is checked in every run. The sides take
-turns, one step each, so that a disturbance hits both; the medians of ``--steps`` steps count.
+and images, and episodes of the same length (see ``step_settings``), which is checked in every run. The medians of
+``--steps`` steps count. Our side is measured before and after the other one, and the slower of both counts. (Taking
+turns step by step was tried and made both slower: as two threads they shared the cores between two teams of OpenMP
+threads, and as two processes the memory of the one that waited was taken away on the machine at hand.)
 
 TRL is given the settings with which it is fastest on this machine: several sizes of its passes and several attention
-implementations are tried first, two steps each, and the best are used (see ``grpo_step_trl``).
+implementations are tried first, two steps each, and the best are used (see ``grpo_step_trl``). ``--trl-batch-size``
+skips that and sets the episodes of a pass, with TRL's default cache.
 
 Without ``--against`` the rates of our own side are reported: tokens a second of rollout and update, the update's share
 of the machine's measured matrix product rate, decoding's share of its measured copy rate, and the peak of memory.
@@ -32,7 +35,6 @@ import rates
 from grpo_step_ours import PHASES, OurRun, weights_of
 from model_shapes import NAMES
 from step_settings import Settings
-from turn_taking import Baton, run_in_turns
 
 PACKAGES = ("infogap", "torch", "transformers", "lightning", "peft", "trl", "accelerate")
 
@@ -83,27 +85,32 @@ def computed_in(settings: Settings) -> str:
     return "bfloat16" if settings.precision == "bf16-mixed" else settings.dtype
 
 
-def measure_against_trl(settings: Settings) -> dict[str, Any]:
-    """Both sides, in turns."""
-    from grpo_step_trl import TrlRun, choose
+def measure_against_trl(settings: Settings, batch_size: int | None) -> dict[str, Any]:
+    """Our side, then TRL's, then ours again: the slower one of ours counts."""
+    from grpo_step_trl import TrlRun, TrlSettings, choose
 
-    ours = OurRun(settings, settings.batches(), baton := Baton(("ours", "trl")))
-    ours.module.configure_model()
-    assert ours.module.policy is not None
-    weights = weights_of(ours.module.policy)
-    best, tried = choose(settings, weights)
-    trl = TrlRun(settings, best, settings.batches(), weights, baton)
-    run_in_turns({"ours": ours.run, "trl": trl.run}, baton)
-    ours_seconds, trl_seconds = ours.seconds(), trl.seconds()
-    check_same_work(ours, trl)
+    before = OurRun(settings, settings.batches())
+    before.module.configure_model()
+    assert before.module.policy is not None
+    weights = weights_of(before.module.policy)
+    before.run()
+    best, tried = choose(settings, weights) if batch_size is None else (TrlSettings(batch_size), [])
+    trl = TrlRun(settings, best, settings.batches(), weights)
+    trl.run()
+    after = OurRun(settings, settings.batches())
+    after.run()
+    for ours in (before, after):
+        check_same_work(ours, trl)
+    ours = max((before, after), key=OurRun.seconds)
+    clocks, measured = {"before": before.clock, "trl": trl.clock, "after": after.clock}, slice(settings.warmup, None)
     return {
-        "ours_seconds": ours_seconds,
-        "trl_seconds": trl_seconds,
-        "ratio": trl_seconds / ours_seconds,
+        "ours_seconds": ours.seconds(),
+        "trl_seconds": trl.seconds(),
+        "ratio": trl.seconds() / ours.seconds(),
         "ours_phases": phases_of(ours),
         "trl_phases": trl.phases(),
-        **{f"{run.clock.name}_steps": run.clock.seconds[settings.warmup :] for run in (ours, trl)},
-        **{f"{run.clock.name}_processor_steps": run.clock.processor_seconds[settings.warmup :] for run in (ours, trl)},
+        "steps": {name: clock.seconds[measured] for name, clock in clocks.items()},
+        "processor_steps": {name: clock.processor_seconds[measured] for name, clock in clocks.items()},
         "tokens": ours.counts(),
         "trl_tokens": trl.counts(),
         "trl_settings": asdict(best),
@@ -129,6 +136,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """Read the command line; every field of ``Settings`` is an option."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", choices=["trl"], default=None)
+    parser.add_argument("--trl-batch-size", type=int, default=None)
     parser.add_argument("--json", type=Path, default=None)
     choices = {"shape": NAMES, "dtype": ("float32", "bfloat16"), "precision": ("32-true", "bf16-mixed")}
     for each in fields(Settings):
@@ -143,9 +151,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measure, print and write."""
     values = vars(parse(arguments))
-    against, path = values.pop("against"), values.pop("json")
+    against, path, batch_size = (values.pop(name) for name in ("against", "json", "trl_batch_size"))
     settings = replace(Settings(), **values)
-    report = measure_alone(settings) if against is None else measure_against_trl(settings)
+    report = measure_alone(settings) if against is None else measure_against_trl(settings, batch_size)
     text = json.dumps(report, indent=2)
     print(text)
     if path is not None:

@@ -18,7 +18,6 @@ from model_shapes import Costs, build_config, build_model, read_tokenizer, updat
 from step_settings import BOX, Settings, needle_protocol
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
-from turn_taking import Baton, StepClock
 
 import infogap.policy.model
 import infogap.rollout
@@ -146,17 +145,15 @@ class OurRun(Callback):
     Attributes:
         settings: the sizes.
         batches: samples of every step.
-        baton: see ``StepClock``.
     """
 
     settings: Settings
     batches: Sequence[list[Sample]]
-    baton: Baton | None = None
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.module = ForcedModule(self.settings)
-        self.clock = StepClock("ours", self.baton, lambda: rates.synchronize(self.settings.device))
+        self.clock = rates.StepClock(self.settings.device)
         self.memory = rates.PeakMemory(self.settings.device)
 
     def run(self) -> None:
@@ -183,7 +180,7 @@ class OurRun(Callback):
         self.clock.begin()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        """Note a step, and hand on the baton."""
+        """Note a step."""
         batch, times = self.module.last_batch, self.module._times
         assert batch is not None
         assert not batch.zero_variance_p.any()  # such a group would be left out of the update

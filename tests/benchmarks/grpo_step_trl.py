@@ -38,7 +38,6 @@ from torch import Tensor
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl_inputs import CALL, ImageProcessor, build_processor, build_rows, environment_of, half_are_right
-from turn_taking import Baton, StepClock
 
 from infogap.data.sample import Sample
 from infogap.policy.patches import MERGE
@@ -88,7 +87,6 @@ class TrlRun(TrainerCallback):
         chosen: TRL's own settings.
         batches: samples of every step.
         weights: weights of the model.
-        baton: see ``StepClock``.
     """
 
     def __init__(
@@ -97,12 +95,11 @@ class TrlRun(TrainerCallback):
         chosen: TrlSettings,
         batches: Sequence[Sequence[Sample]],
         weights: Mapping[str, Tensor],
-        baton: Baton | None = None,
     ) -> None:
         self.settings, self.chosen, self.batches = settings, chosen, batches
         self.protocol = needle_protocol()
         self.steps: list[TrlStep] = []
-        self.clock = StepClock("trl", baton, lambda: rates.synchronize(settings.device))
+        self.clock = rates.StepClock(settings.device)
         self._seconds: dict[str, float] = defaultdict(float)
         self._folder = tempfile.TemporaryDirectory(prefix="infogap_benchmark_")
         self.trainer = self._build(weights)
@@ -119,7 +116,7 @@ class TrlRun(TrainerCallback):
         self.clock.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Note a step, and hand on the baton."""
+        """Note a step."""
         self.steps[-1].seconds = dict(self._seconds)
         self._seconds.clear()
         self.clock.step()

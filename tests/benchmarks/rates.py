@@ -102,3 +102,30 @@ def versions(names: Iterable[str]) -> dict[str, str | None]:
         except PackageNotFoundError:
             found[name] = None
     return found
+
+
+class StepClock:
+    """Seconds of every step of a loop, from one step's end to the next one's.
+
+    Processor seconds, summed over threads, are noted too: on a machine with other work they say more.
+
+    Args:
+        device: "cpu" or "cuda", whose work is waited for.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.seconds: list[float] = []
+        self.processor_seconds: list[float] = []
+        self._started = self._processor_started = 0.0
+
+    def begin(self) -> None:
+        """The loop begins."""
+        self._started, self._processor_started = time.perf_counter(), time.process_time()
+
+    def step(self) -> None:
+        """A step has ended."""
+        synchronize(self.device)
+        self.seconds.append(time.perf_counter() - self._started)
+        self.processor_seconds.append(time.process_time() - self._processor_started)
+        self.begin()
