@@ -41,6 +41,7 @@ QUIET = (
     r"Total length of `list` across ranks is zero.*",  # data.val_root is null
     r".*is not supported on this platform.*",
     r".*is_gradient_checkpointing.*deprecated.*",  # peft reads it
+    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the numbers are those of all ranks already
 )
 
 
@@ -109,7 +110,8 @@ class TrainingCLI(InfogapCLI):
         else:
             path = Path(self._chosen["ckpt_path"])
             found = newest_checkpoint(path) if path.is_dir() and not is_complete(path) else path
-        self._chosen["ckpt_path"] = None if found is None else str(found)
+        # the trainer knows it from the start, where an argument of fit is known only when everything is loaded
+        self._chosen["ckpt_path"], self.trainer.ckpt_path = None, None if found is None else str(found)
 
 
 class ViewSelection(Callback):

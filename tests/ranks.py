@@ -18,11 +18,13 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import Strategy
 from tiny import IMAGE_TEXT, tiny_image
 from tiny_policy import SCENES, tiny_protocol, tiny_rollout
+from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import DataLoader
 
+from infogap.callbacks.run_checkpoint import RunCheckpoint
 from infogap.data.datamodule import ShardDataModule
 from infogap.data.needle import make_samples
 from infogap.data.sample import Sample
@@ -199,12 +201,58 @@ def train(folder: Path, scenario: Scenario, world_size: int) -> dict[str, Any]:
     }
 
 
+def local(value: Tensor) -> Tensor:
+    """This rank's part of a tensor."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def resumed(folder: Path, world_size: int) -> dict[str, bool]:
+    """In what a sharded run that goes on from its folder of shards equals one that was never stopped."""
+
+    def fit(name: str, epochs: int, ckpt_path: str | None = None) -> tuple[Trainer, GRPOModule]:
+        torch.manual_seed(0)
+        model = GRPOModule(
+            PolicyConfig(str(folder / "policy"), **LORA), tiny_protocol(), tiny_rollout(), optim=OptimConfig(lr=1e-2)
+        )
+        trainer = Trainer(
+            accelerator="cpu",
+            devices=world_size,
+            strategy=ShardedStrategy(process_group_backend="gloo"),
+            plugins=[LightningEnvironment()],
+            max_epochs=epochs,
+            limit_train_batches=2,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=[RunCheckpoint(every_n_rollouts=1)],
+            default_root_dir=folder / name,
+        )
+        trainer.fit(
+            model, ShardDataModule(str(folder / "train"), prompts_per_step=4, shuffle_buffer=8), ckpt_path=ckpt_path
+        )
+        return trainer, model
+
+    whole, before = fit("whole", 2)
+    fit("parts", 1)
+    parts, after = fit("parts", 2, str(folder / "parts" / "checkpoints" / "last.ckpt"))
+    weights = [(local(a), local(b)) for a, b in zip(before.parameters(), after.parameters(), strict=True)]
+    states = [trainer.optimizers[0].state.values() for trainer in (whole, parts)]
+    moments = [(local(a["exp_avg"]), local(b["exp_avg"])) for a, b in zip(*states, strict=True)]
+    return {
+        "clocks": (before.rollout_step, before.update_step) == (after.rollout_step, after.update_step) == (4, 4),
+        "weights": all(torch.equal(a, b) for a, b in weights),
+        "moments": all(torch.equal(a, b) for a, b in moments) and len(moments) > 0,
+        "trained": any(bool(local(p).any()) for name, p in after.named_parameters() if "lora_B" in name),
+    }
+
+
 def main(folder: str, out: str, rank: str, world_size: str, port: str, *names: str) -> None:
     torch.set_num_threads(1)
     if int(world_size) > 1:
         os.environ |= {"LOCAL_RANK": rank, "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     results: dict[str, Any] = {name: train(Path(folder), SCENARIOS[name], int(world_size)) for name in names}
     if int(world_size) > 1:
+        results["resumed"] = resumed(Path(folder), int(world_size))
         results["in_bfloat16"] = [in_bfloat16(Path(folder), tower) for tower in ("frozen", "full")]
     if rank == "0":
         torch.save(results, out)

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 import torch
 from ranks import SCENARIOS, SIZES
-from tiny_policy import write_tiny_policy
+from tiny_policy import SCENES, write_tiny_policy
+
+from infogap.data.needle import write_needle_shards
 
 TOLERANCE = 1e-5
 
@@ -36,6 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict
     """Every scenario in one process, and in two."""
     folder = tmp_path_factory.mktemp("ranks")
     write_tiny_policy(folder / "policy")
+    write_needle_shards(SCENES, folder / "train", count=16, seed=0)
     port = free_port()
     running = [
         start(folder, folder / "one.pt", 0, 1, port),
@@ -86,3 +89,7 @@ def test_playing_needs_no_collective(runs: tuple[dict[str, Any], dict[str, Any]]
 
 def test_computing_in_bfloat16_leaves_what_rotates_exact(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
     assert runs[1]["in_bfloat16"] == [[], []]
+
+
+def test_a_sharded_run_goes_on_bit_for_bit(runs: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    assert runs[1]["resumed"] == dict.fromkeys(("clocks", "weights", "moments", "trained"), True)
