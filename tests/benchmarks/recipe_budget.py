@@ -5,12 +5,16 @@
 prints the table of the README. What is counted, a GPU (bytes a number in brackets):
 
 * weights: trained ones in float32 [4] with gradients [4] and the moments of AdamW [8], over the GPUs if sharded. Frozen
-  ones as they are stored. Under ``bf16-mixed`` autocast keeps a bfloat16 copy [2] of what it multiplies by.
-* playing: sharded, all weights gathered in bfloat16 [2], and given back before the update; keys and values of as many
-  groups as fit into 70 % of the rest, which makes the waves. A token has ``2 * layers * key heads * 128`` numbers [2].
+  ones [2].
+* playing: sharded, all weights gathered in bfloat16 [2], and given back before the update. Visual tokens of all images
+  of the step, kept for the update [2], since the tower is frozen. Keys and values of as many groups as fit into 70 % of
+  the rest, which makes the waves. A token has ``2 * layers * key heads * 128`` numbers [2].
 * update: the input of every layer of a row [2], and inside one layer some ``10 * hidden + 6 * intermediate`` numbers a
   token [2] while it is computed again; three float32 copies of a slice of logits. Sharded, the gathered embeddings and
   head [2] and two gathered layers.
+* a checkpoint: weights and moments of what is trained [12], and the frozen weights as they are [2].
+* memory of the machine: every process loads the whole policy in the type of its weights before it is sharded, and holds
+  the patches of the step's images, 18,816 bytes a visual token.
 
 Time of a step: the update computes ``8 * weights * tokens`` (forward 2, backward 4, forward again 2; adapters need no
 gradient of the weights below them: 6), at 40 % of 989 Tflop/s. Playing reads weights and the cache once for each token
@@ -48,16 +52,19 @@ class Recipe:
     gpus: int
     sharded: bool
     lora: bool
+    prompt: int = PROMPT
+    row: int = ROW
 
 
 RECIPES = (
-    Recipe("3b", "3b", 1, sharded=False, lora=False),
+    Recipe("3b + fsdp", "3b", 1, sharded=True, lora=False),
     Recipe("3b + lora", "3b", 1, sharded=False, lora=True),
     Recipe("3b + fsdp", "3b", 8, sharded=True, lora=False),
     Recipe("7b + lora", "7b", 1, sharded=False, lora=True),
     Recipe("7b + lora + ddp", "7b", 8, sharded=False, lora=True),
     Recipe("7b + lora + fsdp", "7b", 8, sharded=True, lora=True),
     Recipe("7b + fsdp", "7b", 8, sharded=True, lora=False),
+    Recipe("7b + fsdp, paper/control", "7b", 8, sharded=True, lora=False, prompt=16460, row=32768),
     Recipe("7b + fsdp, 4 machines", "7b", 32, sharded=True, lora=False),
 )
 
@@ -88,22 +95,30 @@ def sizes_of(shape: str) -> Sizes:
 
 
 def memory(recipe: Recipe, sizes: Sizes) -> dict[str, float]:
-    """Bytes a GPU, by what for."""
+    """Bytes a GPU, by what for; of a checkpoint; and of a machine with at most eight GPUs."""
     text = SHAPES[recipe.shape]
     share = recipe.gpus if recipe.sharded else 1
     trained = sizes.adapters if recipe.lora else sizes.language
     frozen = 2 * sizes.tower + (2 * sizes.language / share if recipe.lora else 0)
     states = 16 * trained / share + frozen
-    if not recipe.sharded and not recipe.lora:
-        states += (
-            2 * (sizes.language - sizes.ends) + 2 * sizes.tower
-        )  # autocast's copies; the tower is stored in float32
     gathered = 2 * sizes.language if recipe.sharded else 0
     width, inner = text["hidden_size"], text["intermediate_size"]
-    update = 2 * ROW * (text["num_hidden_layers"] * width + 10 * width + 6 * inner) + 3 * 4 * SLICE_LOGITS
+    images = PROMPTS / recipe.gpus * (recipe.prompt + GROUP * CROPS * CROP)
+    update = 2 * recipe.row * (text["num_hidden_layers"] * width + 10 * width + 6 * inner) + 3 * 4 * SLICE_LOGITS
     update += 2 * (sizes.ends + 2 * sizes.layer) if recipe.sharded else 0
-    cache = 0.7 * (80e9 - states - gathered)
-    return {"states": states, "gathered": gathered, "cache": cache, "update": update}
+    cache = 0.7 * (80e9 - states - gathered - 2 * width * images)
+    stored = 2 if recipe.lora else 4
+    on_machine = min(recipe.gpus, 8) * (stored * (sizes.language + sizes.tower) + 18816 * images)
+    checkpoint = 12 * trained + 2 * sizes.tower + (2 * sizes.language if recipe.lora else 0)
+    return {
+        "states": states,
+        "gathered": gathered,
+        "images": 2 * width * images,
+        "cache": cache,
+        "update": update,
+        "checkpoint": checkpoint,
+        "machine": on_machine,
+    }
 
 
 def step_time(recipe: Recipe, sizes: Sizes, cache: float) -> dict[str, float]:
@@ -111,30 +126,37 @@ def step_time(recipe: Recipe, sizes: Sizes, cache: float) -> dict[str, float]:
     text = SHAPES[recipe.shape]
     token = 2 * 2 * text["num_hidden_layers"] * text["num_key_value_heads"] * 128
     groups = PROMPTS / recipe.gpus
-    in_wave = min(groups, max(1, cache // (token * (PROMPT + GROUP * SLOT))))
+    in_wave = min(groups, max(1, cache // (token * (recipe.prompt + GROUP * SLOT))))
     waves = math.ceil(groups / in_wave)
-    tokens = PROMPTS * (PROMPT + GROUP * (EPISODE_TEXT + CROPS * CROP)) / recipe.gpus
+    tokens = PROMPTS * (recipe.prompt + GROUP * (EPISODE_TEXT + CROPS * CROP)) / recipe.gpus
     multiplied = sizes.language - sizes.ends
     update = (6 if recipe.lora else 8) * multiplied * tokens / MATMUL
-    held = in_wave * (PROMPT + GROUP * (EPISODE_TEXT / 2 + CROPS * CROP)) * token
+    held = in_wave * (recipe.prompt + GROUP * (EPISODE_TEXT / 2 + CROPS * CROP)) * token
     # slots are given up as their episodes end, so that the tail reads little but the weights
     decode = (EPISODE_TEXT * (2 * sizes.language + held) + (LONGEST - EPISODE_TEXT) * 2 * sizes.language) / COPY
-    encode = 2 * multiplied * PROMPTS * (PROMPT + GROUP * CROPS * CROP) / recipe.gpus / MATMUL
+    encode = 2 * multiplied * PROMPTS * (recipe.prompt + GROUP * CROPS * CROP) / recipe.gpus / MATMUL
     return {"waves": waves, "rollout": waves * decode + encode, "update": update}
 
 
 def main() -> None:
     """Print the table."""
-    print("| recipe | GPUs | weights, states | playing: gathered, cache | update | waves | rollout | update | a step |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(
+        "| recipe | GPUs | weights, states | playing: gathered, images, cache | update | waves | rollout | update | "
+        "a step | a checkpoint | a machine's memory |"
+    )
+    print("|---" * 11 + "|")
     for recipe in RECIPES:
         sizes = sizes_of(recipe.shape)
         held = {name: value / GIB for name, value in memory(recipe, sizes).items()}
         seconds = step_time(recipe, sizes, held["cache"] * GIB)
         cells = [recipe.name, f"{recipe.gpus}", f"{held['states']:.0f} GiB"]
-        cells += [f"{held['gathered']:.0f} + {held['cache']:.0f} GiB", f"{held['update']:.0f} GiB"]
+        cells += [
+            f"{held['gathered']:.0f} + {held['images']:.0f} + {held['cache']:.0f} GiB",
+            f"{held['update']:.0f} GiB",
+        ]
         cells += [f"{seconds['waves']:.0f}", f"{seconds['rollout']:.0f} s", f"{seconds['update']:.0f} s"]
-        print(f"| {' | '.join(cells)} | {(seconds['rollout'] + seconds['update']) / 60:.1f} min |")
+        cells += [f"{(seconds['rollout'] + seconds['update']) / 60:.1f} min"]
+        print(f"| {' | '.join([*cells, *(f'{held[name]:.0f} GiB' for name in ('checkpoint', 'machine'))])} |")
 
 
 if __name__ == "__main__":
