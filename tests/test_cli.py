@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from infogap.cli import main
+from infogap.cli import main, short_errors
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PROMPTS, GROUP, STEPS = 2, 4, 3
@@ -120,11 +121,42 @@ def test_views_are_selected_before_training(stages: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
 def test_a_run_goes_on_from_its_checkpoint(stages: Path) -> None:
-    checkpoint = stages / "stage1" / "checkpoints" / "last.ckpt"
-    main(arguments(stages, "stage1.yaml", f"--ckpt_path={checkpoint}", "--trainer.max_epochs=2"))
+    folder = stages / "stage1" / "checkpoints"  # the newest in it
+    main(arguments(stages, "stage1.yaml", f"--ckpt_path={folder}", "--trainer.max_epochs=2"))
     episodes = lines(stages / "stage1" / "episodes" / "rank_0.jsonl")
     assert sorted({episode["rollout_step"] for episode in episodes}) == list(range(2 * STEPS))
     assert len(episodes) == 2 * STEPS * PROMPTS * GROUP
+
+
+def test_a_checkpoint_of_stage_1_is_refused_by_stage_2_before_anything_is_loaded(
+    stages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infogap.grpo.module.load_policy", lambda *_: pytest.fail("the policy was loaded"))
+    weights = stages / "stage1" / "checkpoints" / "last.ckpt"
+    more = (f"--model.init_from={weights}", "--data.limit=4", f"--ckpt_path={weights.parent}")
+    with pytest.raises(
+        ValueError, match=r"to train on from its weights give it as model.init_from and leave --ckpt_path"
+    ):
+        main(arguments(stages, "stage2.yaml", *more))
+
+
+def test_validation_takes_a_folder_of_checkpoints_too(stages: Path) -> None:
+    _, *more = arguments(stages, "stage1.yaml", f"--ckpt_path={stages}")
+    with pytest.raises(FileNotFoundError, match="holds no complete checkpoint"):
+        main(["validate", *more])
+
+
+def test_a_policy_is_exported_from_the_command_line(stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["export", str(stages / "stage1" / "checkpoints" / "last.ckpt"), str(stages / "exported")])
+    assert (stages / "exported" / "config.json").is_file()
+    assert "gives the policy's logits" in " ".join(capsys.readouterr().out.split())
+
+
+def test_what_lightning_refuses_costs_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped, short_errors():
+        raise MisconfigurationException("You requested gpu: [0, 1]\n But your machine only has: [0]")
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == "error: You requested gpu: [0, 1] But your machine only has: [0]\n"
 
 
 def test_the_program_prints_no_warning(stages: Path, tmp_path: Path) -> None:

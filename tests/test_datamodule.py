@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonargparse
@@ -254,6 +255,15 @@ def test_strict_raises_the_first_fault(root: str) -> None:
 def test_arguments_that_cannot_work_are_refused_at_once(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         ShardDataModule(**({"root": "x"} | arguments))
+
+
+def test_samples_of_a_step_that_cannot_be_shared_out_are_refused() -> None:
+    data = ShardDataModule("x", prompts_per_step=12)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=8)  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=r"data.prompts_per_step is 12 and there are 8 processes: make it a multiple"):
+        data.setup("fit")
+    data.trainer.world_size = 4
+    data.setup("fit")
 
 
 def test_validation_passes_over_all_samples_once_in_order(root: str) -> None:

@@ -334,6 +334,16 @@ def test_the_learning_rate_warms_up_and_the_tower_has_its_own(folder: Path) -> N
     assert rates == pytest.approx([3e-3, 0.75e-3])
 
 
+def test_adapters_of_the_tower_have_its_learning_rate(folder: Path) -> None:
+    policy = {"lora": LoraConfig(rank=2, alpha=4), "vision_tower": "lora"}
+    model = module(folder, policy=policy, optim=OptimConfig(lr=4e-3, vision_lr=1e-3))
+    model.configure_model()
+    rates = {id(p): group["lr"] for group in model.configure_optimizers().param_groups for p in group["params"]}
+    named = {name: rates[id(p)] for name, p in model.policy.named_parameters() if p.requires_grad}  # type: ignore[union-attr]
+    assert {rate for name, rate in named.items() if ".visual." in name} == {1e-3}
+    assert {rate for name, rate in named.items() if ".visual." not in name} == {4e-3}
+
+
 @pytest.mark.parametrize(("updates", "limit"), [(1, {}), (2, {"max_steps": 5})])
 def test_the_learning_rate_falls_over_the_whole_run(folder: Path, updates: int, limit: dict[str, int]) -> None:
     algorithm, optim = AlgorithmConfig(updates_per_rollout=updates), OptimConfig(lr=4e-3, schedule="linear")

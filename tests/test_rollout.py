@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,7 +13,11 @@ from infogap.data.sample import Sample
 from infogap.episode.environment import EpisodeLimits
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Box, Size
+from infogap.policy.cache import SlotCache
 from infogap.policy.draw import SamplingConfig
+from infogap.policy.memory import GIB, MemoryShortageError, token_bytes
+from infogap.policy.packing import Chunk, Group
+from infogap.policy.sampler import Sampler
 from infogap.rollout import CropConfig, GroupRollout, Rollout, RolloutConfig, ViewConfig, derive_seed
 from infogap.types import StopReason
 
@@ -200,3 +205,46 @@ def test_seeds_depend_on_every_part() -> None:
 def test_impossible_settings_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def test_groups_that_do_not_fit_together_are_played_in_waves_and_nothing_changes(
+    make_sample: MakeSample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = [make_sample(f"scene{number}", size=(448, 224), answer="7") for number in range(3)]
+    config = settings(max_turn_tokens=12, max_episode_tokens=30)
+    sizes: list[int] = []
+    play = Sampler.run
+
+    def noted(self: Sampler, prompts: Sequence[Chunk], *rest: Any) -> list[Group]:
+        sizes.append(len(prompts))
+        return play(self, prompts, *rest)
+
+    monkeypatch.setattr(Sampler, "run", noted)
+    together = run(config, *samples)
+    prompt = max(len(rollout.group.prompt.token_ids) for rollout in together)
+    group = (prompt + 2 * Rollout(POLICY, PROTOCOL, config).capacity) * token_bytes(POLICY)
+    for groups, expected in ((2, [2, 1]), (1, [1, 1, 1])):
+        sizes.clear()
+        apart = run(replace(config, cache_gib=(groups + 0.5) * group / GIB), *samples)
+        assert sizes == expected
+        assert [rollout.episodes for rollout in apart] == [rollout.episodes for rollout in together]
+    with pytest.raises(MemoryShortageError, match=r"raise rollout.cache_gib"):
+        run(replace(config, cache_gib=0.5 * group / GIB), *samples)
+
+
+def test_slots_have_room_for_the_longest_episode(
+    sample: Sample, say: Callable[..., Script], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rooms: list[int] = []
+    reserve = SlotCache.reserve
+
+    def noted(self: SlotCache, length: int) -> None:
+        rooms.append(self.capacity)
+        reserve(self, length)
+        rooms.append(self.capacity)
+
+    monkeypatch.setattr(SlotCache, "reserve", noted)
+    say(CALL, CALL, ANSWER)
+    (rollout,) = run(settings(max_crops=2), sample)
+    assert all(len(episode.crops) == 2 for episode in rollout.episodes)
+    assert set(rooms) == {Rollout(POLICY, PROTOCOL, settings(max_crops=2)).capacity}  # they never grew

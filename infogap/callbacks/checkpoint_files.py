@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
+from infogap.policy.checkpoint import LIST_NAME, REST_NAME
+
 logger = logging.getLogger(__name__)
 
 FOLDER: Final = "checkpoints"
@@ -30,7 +32,7 @@ RESULT: Final = "last.ckpt"
 NEWEST: Final = "resume.ckpt"
 PARTIAL: Final = ".partial"
 
-SHARDED_PARTS: Final = (".metadata", "meta.pt")
+SHARDED_PARTS: Final = (LIST_NAME, REST_NAME)
 """What a sharded checkpoint's folder has beside the shards, written after them."""
 
 _STEP_NAME: Final = re.compile(r"step_(\d+)\.ckpt")

@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import torch
 
-_META: Final = "meta.pt"
-_INDEX: Final = ".metadata"
+from infogap.policy.checkpoint import LIST_NAME, REST_NAME
+
 _MAY_DIFFER: Final = ("gradient_checkpointing",)
 """Fields of the policy that change no result."""
 
@@ -71,7 +71,7 @@ def _read(path: Path) -> Any:
         _check_folder(path)
     try:
         if path.is_dir():
-            return torch.load(path / _META, map_location="cpu", weights_only=True)
+            return torch.load(path / REST_NAME, map_location="cpu", weights_only=True)
         return torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is damaged, or none of its own
         raise ValueError(
@@ -82,9 +82,9 @@ def _read(path: Path) -> Any:
 
 def _check_folder(path: Path) -> None:
     present = {inner.name for inner in path.iterdir()}
-    if not any(name.endswith(".distcp") for name in present) and not {_META, _INDEX} & present:
+    if not any(name.endswith(".distcp") for name in present) and not {REST_NAME, LIST_NAME} & present:
         raise ValueError(f"The folder {path} is no sharded checkpoint: name a checkpoint, not a folder of others.")
-    parts = {_META: _META in present, _INDEX: _INDEX in present}
+    parts = {REST_NAME: REST_NAME in present, LIST_NAME: LIST_NAME in present}
     parts["shards (*.distcp)"] = any(name.endswith(".distcp") for name in present)
     missing = [part for part, there in parts.items() if not there]
     if missing:
