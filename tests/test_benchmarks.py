@@ -17,10 +17,10 @@ from torchmetrics.classification import BinaryF1Score, BinaryPrecision, BinaryRe
 
 from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter, SelectionStatus
 from infogap.data.shards import write_shards
+from infogap.data.tables import Record, TableError, find_parts, read_tables
 from infogap.evaluation.benchmarks.images import ImagePool
 from infogap.evaluation.benchmarks.options import Asked, split_options
 from infogap.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
-from infogap.evaluation.benchmarks.tables import Record, find_parts, read_tables
 from infogap.evaluation.benchmarks.vstar import VStar
 from infogap.evaluation.question import BenchmarkError, Question, UnreadableRow
 from infogap.geometry import Box, Size
@@ -468,7 +468,7 @@ def test_a_tsv_holds_large_fields_and_is_read_as_it_is_asked_for(tmp_path: Path)
         lines.write(b"\xff")  # no UTF-8
     records = read_tables([file], ("index", "image"))
     assert len(next(records).text("image")) == 300_000
-    with pytest.raises(BenchmarkError, match=r"t\.tsv cannot be read \('utf-8' codec can't decode"):
+    with pytest.raises(TableError, match=r"t\.tsv cannot be read \('utf-8' codec can't decode"):
         list(records)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from infogap.data.images import HighResImage
-from infogap.evaluation.benchmarks.tables import Record
+from infogap.data.tables import Record
 from infogap.geometry import Box, NestedBoxes
 
 logger = logging.getLogger(__name__)

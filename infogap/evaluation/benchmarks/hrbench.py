@@ -10,12 +10,12 @@ from typing import ClassVar, Final
 import numpy as np
 
 from infogap.data.sample import Sample
+from infogap.data.tables import Record
 from infogap.evaluation import official
 from infogap.evaluation.benchmarks.images import Picture
 from infogap.evaluation.benchmarks.options import columns_of_options, generic_prompt, right_letter
 from infogap.evaluation.benchmarks.scores import accuracy_by, mean_over, under
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
-from infogap.evaluation.benchmarks.tables import Record
 from infogap.evaluation.bootstrap import Estimate
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.question import Question, Rule

@@ -12,7 +12,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from infogap.data.images import HighResImage, ImageError
-from infogap.evaluation.benchmarks.tables import Record
+from infogap.data.tables import Record
 
 LONGEST_REFERENCE: Final = 64
 """A text of up to so many characters in an image column is the index of the row whose image is meant, to save space

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar, Final
 
 from infogap.data.sample import Sample
+from infogap.data.tables import Record
 from infogap.evaluation import official
 from infogap.evaluation.benchmarks.images import Picture
 from infogap.evaluation.benchmarks.options import bracketed, listed_options, right_letter
 from infogap.evaluation.benchmarks.scores import accuracy_by, mean_over
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
-from infogap.evaluation.benchmarks.tables import Record
 from infogap.evaluation.bootstrap import Estimate
 from infogap.evaluation.question import BenchmarkError, Question, Rule
 from infogap.evaluation.sheet import Sheet

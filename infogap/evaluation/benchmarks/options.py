@@ -9,7 +9,7 @@ from string import ascii_uppercase
 from typing import Final, NamedTuple
 
 from infogap.data.sample import CHAT_MARKUP
-from infogap.evaluation.benchmarks.tables import Record
+from infogap.data.tables import Record
 
 # "(A) red", "A. red", "A) red", "A: red"; brackets of full width occur in MME-RealWorld
 _LETTERED: Final = re.compile(r"\s*(?:[(\uff08]([A-Z])[)\uff09][.:]?\s*|([A-Z])[.:)](?:\s+|$))(.*)", re.DOTALL)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from infogap.data.sample import SampleError
+from infogap.data.tables import Record, RowError, TableError, find_parts, read_tables
 from infogap.evaluation.benchmarks.base import Benchmark
 from infogap.evaluation.benchmarks.images import ImagePool, Picture
-from infogap.evaluation.benchmarks.tables import Record, RowError, find_parts, read_tables
 from infogap.evaluation.question import BenchmarkError, Question, Row, UnreadableRow
 
 
@@ -62,7 +62,10 @@ class TableBenchmark(Benchmark):
         Raises:
             BenchmarkError: as `rows`.
         """
-        yield from read_tables(find_parts(root, self.files, self.name), self.columns, self.optional_columns)
+        try:
+            yield from read_tables(find_parts(root, self.files, self.name), self.columns, self.optional_columns)
+        except TableError as error:
+            raise BenchmarkError(str(error)) from error
 
     def read(self, record: Record, pool: ImagePool) -> Row:
         """One row; whatever is wrong with it is its reason."""

@@ -6,11 +6,11 @@ import ast
 from typing import Any, ClassVar
 
 from infogap.data.sample import Sample
+from infogap.data.tables import Record
 from infogap.evaluation.benchmarks.evidence import read_evidence
 from infogap.evaluation.benchmarks.images import Picture
 from infogap.evaluation.benchmarks.options import columns_of_options, generic_prompt, right_letter
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
-from infogap.evaluation.benchmarks.tables import Record
 from infogap.evaluation.bootstrap import Estimate
 from infogap.evaluation.question import Question
 from infogap.evaluation.sheet import Sheet

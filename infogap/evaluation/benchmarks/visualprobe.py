@@ -7,9 +7,9 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar, Final
 
 from infogap.data.sample import Sample
+from infogap.data.tables import Record
 from infogap.evaluation.benchmarks.images import Picture
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
-from infogap.evaluation.benchmarks.tables import Record
 from infogap.evaluation.question import Question
 
 MARK: Final = "<image>"

@@ -11,11 +11,11 @@ from string import ascii_uppercase
 from typing import ClassVar, Final
 
 from infogap.data.sample import Sample
+from infogap.data.tables import Record
 from infogap.evaluation.benchmarks.evidence import read_evidence
 from infogap.evaluation.benchmarks.images import Picture
 from infogap.evaluation.benchmarks.options import Asked, bracketed, check_options, right_letter, split_options
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
-from infogap.evaluation.benchmarks.tables import Record
 from infogap.evaluation.question import BenchmarkError, Question
 
 CATEGORIES: Final = ("direct_attributes", "relative_position")

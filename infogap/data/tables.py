@@ -1,4 +1,4 @@
-"""Rows of the tables that benchmarks are published as, one at a time: TSV, parquet, JSON lines and JSON lists.
+"""Rows of the tables that data sets are published as, one at a time: TSV, parquet, JSON lines and JSON lists.
 
 Files hold gigabytes of images, so none but a JSON list is ever whole in memory. Of a parquet file it is one page of a
 row group, packed and unpacked, and writers put up to 1024 rows into a page: of HR-Bench 8K the TSV needs far less.
@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from infogap.data.sample import CHAT_MARKUP
-from infogap.evaluation.question import BenchmarkError
 
 PARQUET_ROWS: Final = 8
 """Rows of a parquet file that are decoded at a time: an image of 8K fills megabytes."""
@@ -27,6 +26,10 @@ READ_BYTES: Final = 1 << 20
 
 
 _HALF_CHARACTER: Final = re.compile(r"[\ud800-\udfff]")
+
+
+class TableError(ValueError):
+    """A file that cannot be read as a table; the message names it."""
 
 
 class RowError(ValueError):
@@ -93,25 +96,25 @@ class Record:
 
 
 def find_parts(root: Path, patterns: Sequence[str], name: str) -> list[Path]:
-    """The files of a benchmark in the order of their parts.
+    """The files of a data set in the order of their parts.
 
     Args:
         root: a file, which is taken as it is, or the folder that holds the files.
         patterns: globs below the folder; the first that matches anything counts, so that a folder that holds the same
             rows in two formats gives them once.
-        name: of the benchmark, for messages.
+        name: of the data set, for messages.
 
     Raises:
-        BenchmarkError: if there is none.
+        TableError: if there is none.
     """
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise BenchmarkError(f"The path {root} of {name} does not exist: give the file or folder as it was downloaded.")
+        raise TableError(f"The path {root} of {name} does not exist: give the file or folder as it was downloaded.")
     for pattern in patterns:
         if parts := sorted((path for path in root.glob(pattern) if path.is_file()), key=_natural_order):
             return parts
-    raise BenchmarkError(
+    raise TableError(
         f"The folder {root} holds no file of {name}: give the file, or a folder with {' or '.join(patterns)}."
     )
 
@@ -125,12 +128,12 @@ def read_tables(files: Sequence[Path], needed: Collection[str], wanted: Collecti
         wanted: columns that are read where they are; all others are left out.
 
     Raises:
-        BenchmarkError: if a file is of another kind, cannot be read, or lacks a column.
+        TableError: if a file is of another kind, cannot be read, or lacks a column.
     """
     for file in files:
         reader = READERS.get(file.suffix.lower())
         if reader is None:
-            raise BenchmarkError(f"The file {file} is none of {', '.join(READERS)}: give one in its published format.")
+            raise TableError(f"The file {file} is none of {', '.join(READERS)}: give one in its published format.")
         try:
             yield from reader(file, needed, wanted)
         except (OSError, csv.Error, UnicodeDecodeError) as error:
@@ -158,7 +161,7 @@ def _read_parquet(file: Path, needed: Collection[str], wanted: Collection[str]) 
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise BenchmarkError(f"Reading {file} needs pyarrow: pip install 'infogap[eval]'.") from error
+        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[eval]'.") from error
     try:
         with parquet.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False) as table:
             names = table.schema_arrow.names
@@ -201,7 +204,7 @@ def _read_json_list(file: Path, needed: Collection[str], wanted: Collection[str]
     except (ValueError, RecursionError) as error:
         raise _unreadable(file, error) from error
     if not isinstance(rows, list):
-        raise BenchmarkError(f"The file {file} holds a {type(rows).__name__}: a list of objects is needed.")
+        raise TableError(f"The file {file} holds a {type(rows).__name__}: a list of objects is needed.")
     records = [_object_record(file, number, row) for number, row in enumerate(rows, 1)]
     if first := next((record for record in records if not record.fault), None):
         _check_columns(file, list(first.fields), needed)
@@ -228,14 +231,14 @@ READERS: Final[Mapping[str, Reader]] = {
 def _check_columns(file: Path, found: Sequence[str], needed: Collection[str]) -> None:
     missing = [name for name in needed if name not in found]
     if missing:
-        raise BenchmarkError(
+        raise TableError(
             f"The file {file} lacks the columns {missing}, it has {list(found)}: give it as it was published."
         )
 
 
-def _unreadable(file: Path, error: Exception) -> BenchmarkError:
+def _unreadable(file: Path, error: Exception) -> TableError:
     what = " ".join(str(error).split()) or type(error).__name__
-    return BenchmarkError(f"The file {file} cannot be read ({what}): download it again.")
+    return TableError(f"The file {file} cannot be read ({what}): download it again.")
 
 
 def _natural_order(path: Path) -> tuple[list[tuple[int, str]], str]:
