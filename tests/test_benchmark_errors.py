@@ -10,7 +10,7 @@ from typing import Any
 import benchmark_files as files
 import pytest
 
-from infogap.data.shards import write_shards
+from infogap.data.writing import write_shards
 from infogap.evaluation.benchmarks.registry import find_benchmark
 from infogap.evaluation.question import BenchmarkError, Question, UnreadableRow
 from infogap.geometry import Box
@@ -391,5 +391,5 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
         return ordinary(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without_pyarrow)
-    with pytest.raises(BenchmarkError, match=r"mmstar\.parquet needs pyarrow: pip install 'infogap\[eval\]'"):
+    with pytest.raises(BenchmarkError, match=r"mmstar\.parquet needs pyarrow: pip install 'infogap\[data\]'"):
         rows_of("mmstar", file)

@@ -1,8 +1,8 @@
 """Rows of the tables that data sets are published as, one at a time: TSV, parquet, JSON lines and JSON lists.
 
-Files hold gigabytes of images, so none but a JSON list is ever whole in memory. Of a parquet file it is one page of a
-row group, packed and unpacked, and writers put up to 1024 rows into a page: of HR-Bench 8K the TSV needs far less.
-Every record knows where it stands, so that whatever is wrong with it can be named.
+Files hold gigabytes of images, so none is ever whole in memory, nor a page of a parquet file, into which writers put up
+to 1024 rows: it is one row, and a few megabytes that are read ahead. Every record knows where it stands, so that
+whatever is wrong with it can be named.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from infogap.data.json_stream import NoListError, read_list
+from infogap.data.parquet.errors import PageError, UnboundedPageError
+from infogap.data.parquet.pages import LARGE_PAGE
 from infogap.data.sample import CHAT_MARKUP
-
-PARQUET_ROWS: Final = 8
-"""Rows of a parquet file that are decoded at a time: an image of 8K fills megabytes."""
 
 READ_BYTES: Final = 1 << 20
 """Bytes of a parquet file that are read at a time; without a bound pyarrow reads whole row groups."""
@@ -119,13 +119,16 @@ def find_parts(root: Path, patterns: Sequence[str], name: str) -> list[Path]:
     )
 
 
-def read_tables(files: Sequence[Path], needed: Collection[str], wanted: Collection[str] = ()) -> Iterator[Record]:
+def read_tables(
+    files: Sequence[Path], needed: Collection[str], wanted: Collection[str] = (), start: int = 0
+) -> Iterator[Record]:
     """Stream the rows of files, in order.
 
     Args:
         files: TSV, parquet, JSON lines or JSON lists, by their suffix.
         needed: columns that every file must have.
         wanted: columns that are read where they are; all others are left out.
+        start: rows to pass over, counted over all files. They are not taken apart, so a fault in them goes unnoticed.
 
     Raises:
         TableError: if a file is of another kind, cannot be read, or lacks a column.
@@ -135,58 +138,90 @@ def read_tables(files: Sequence[Path], needed: Collection[str], wanted: Collecti
         if reader is None:
             raise TableError(f"The file {file} is none of {', '.join(READERS)}: give one in its published format.")
         try:
-            yield from reader(file, needed, wanted)
+            start -= yield from reader(file, needed, wanted, start)
         except (OSError, csv.Error, UnicodeDecodeError) as error:
             raise _unreadable(file, error) from error
 
 
-def _read_tsv(file: Path, needed: Collection[str], wanted: Collection[str]) -> Iterator[Record]:
+def _read_tsv(file: Path, needed: Collection[str], wanted: Collection[str], start: int) -> Generator[Record, None, int]:
     """Tab-separated values as pandas writes them: fields that hold tabs, quotes or line ends stand in quotes."""
     csv.field_size_limit(sys.maxsize)  # an image in base64 is longer than the default of 128 KiB
+    number = 0
     with file.open(newline="", encoding="utf-8") as lines:
         reader = csv.reader(lines, delimiter="\t")
         header = next(reader, [])
         _check_columns(file, header, needed)
         for number, values in enumerate(filter(None, reader), 1):
+            if number <= start:
+                continue
             if len(values) != len(header):
                 fault = f"has {len(values)} fields, but the header names {len(header)}: copy the file again"
                 yield Record(file, number, fault=fault)
                 continue
             fields = dict(zip(header, values, strict=True))
             yield Record(file, number, {name: fields[name] for name in (*needed, *wanted) if name in fields})
+    return min(number, start)
 
 
-def _read_parquet(file: Path, needed: Collection[str], wanted: Collection[str]) -> Iterator[Record]:
+def read_parquet(
+    file: Path, needed: Collection[str], wanted: Collection[str], start: int, large_page: int = LARGE_PAGE
+) -> Generator[Record, None, int]:
+    """Stream the rows of a parquet file.
+
+    Args:
+        file: the file.
+        needed: columns that it must have.
+        wanted: columns that are read if they are there.
+        start: rows to pass over.
+        large_page: bytes of an unpacked page beyond which a column is read value by value.
+
+    Returns:
+        How many rows were passed over.
+
+    Raises:
+        TableError: if pyarrow is missing, the file cannot be read, or lacks a column.
+    """
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[eval]'.") from error
+        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[data]'.") from error
+    from infogap.data.parquet.rows import ParquetRows
+
     try:
         with parquet.ParquetFile(file, buffer_size=READ_BYTES, pre_buffer=False) as table:
             names = table.schema_arrow.names
             _check_columns(file, names, needed)
             columns = [name for name in names if name in needed or name in wanted]
-            number = 0
-            for batch in table.iter_batches(PARQUET_ROWS, columns=columns):
-                for fields in batch.to_pylist():
-                    number += 1
-                    yield Record(file, number, fields)
-    except pyarrow.ArrowException as error:
+            start = min(start, table.metadata.num_rows)
+            for number, fields in enumerate(ParquetRows(file, table, large_page).read(columns, start), start + 1):
+                yield Record(file, number, fields)
+    except UnboundedPageError as error:
+        remedy = "write it again with pyarrow's defaults, or with fewer rows in a row group"
+        raise TableError(f"The file {file} cannot be read in bounded memory: {error}: {remedy}.") from error
+    except (pyarrow.ArrowException, PageError) as error:
         raise _unreadable(file, error) from error
+    return start
 
 
-def _read_json_lines(file: Path, needed: Collection[str], wanted: Collection[str]) -> Iterator[Record]:
+def _read_json_lines(
+    file: Path, needed: Collection[str], wanted: Collection[str], start: int
+) -> Generator[Record, None, int]:
+    passed = 0
     with file.open("rb") as lines:
         checked = False
         for number, line in enumerate(lines, 1):
             if not line.strip():
+                continue
+            if passed < start:
+                passed += 1
                 continue
             record = _json_record(file, number, line)
             if not record.fault and not checked:
                 _check_columns(file, list(record.fields), needed)
                 checked = True
             yield record
+    return passed
 
 
 def _json_record(file: Path, number: int, line: bytes) -> Record:
@@ -197,18 +232,24 @@ def _json_record(file: Path, number: int, line: bytes) -> Record:
     return _object_record(file, number, fields)
 
 
-def _read_json_list(file: Path, needed: Collection[str], wanted: Collection[str]) -> Iterator[Record]:
-    """A list of objects, whole in memory: only for files that name their images, and do not hold them."""
+def _read_json_list(
+    file: Path, needed: Collection[str], wanted: Collection[str], start: int
+) -> Generator[Record, None, int]:
+    number, checked = 0, False
     try:
-        rows = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
+        for number, row in enumerate(read_list(file), 1):
+            if number <= start:
+                continue
+            record = _object_record(file, number, row)
+            if not record.fault and not checked:
+                _check_columns(file, list(record.fields), needed)
+                checked = True
+            yield record
+    except NoListError as error:
+        raise TableError(f"The file {file} {error}: a list of objects is needed.") from error
+    except json.JSONDecodeError as error:
         raise _unreadable(file, error) from error
-    if not isinstance(rows, list):
-        raise TableError(f"The file {file} holds a {type(rows).__name__}: a list of objects is needed.")
-    records = [_object_record(file, number, row) for number, row in enumerate(rows, 1)]
-    if first := next((record for record in records if not record.fault), None):
-        _check_columns(file, list(first.fields), needed)
-    yield from records
+    return min(number, start)
 
 
 def _object_record(file: Path, number: int, row: object) -> Record:
@@ -217,15 +258,15 @@ def _object_record(file: Path, number: int, row: object) -> Record:
     return Record(file, number, row)
 
 
-Reader = Callable[[Path, Collection[str], Collection[str]], Iterator[Record]]
+Reader = Callable[[Path, Collection[str], Collection[str], int], Generator[Record, None, int]]
 
 READERS: Final[Mapping[str, Reader]] = {
     ".tsv": _read_tsv,
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
     ".jsonl": _read_json_lines,
     ".json": _read_json_list,
 }
-"""What reads a file, by its suffix."""
+"""What reads a file, by its suffix, from a row on; it returns how many rows were passed over."""
 
 
 def _check_columns(file: Path, found: Sequence[str], needed: Collection[str]) -> None:
