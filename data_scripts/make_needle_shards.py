@@ -11,7 +11,8 @@ from pathlib import Path
 from jsonargparse import auto_cli
 
 from infogap.cli import short_errors
-from infogap.data.needle import NeedleConfig, write_needle_shards
+from infogap.data.needle import NeedleConfig
+from infogap.data.needle_shards import write_needle_shards
 
 
 def make(folder: Path, count: int = 1024, seed: int = 0, scenes: NeedleConfig | None = None) -> None:

@@ -20,7 +20,8 @@ from infogap.data.images import HighResImage
 from infogap.data.manifest import SelectionStatus, load_manifest
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.sample import Sample
-from infogap.data.shards import find_shards, write_shards
+from infogap.data.shards import find_shards
+from infogap.data.writing import write_shards
 from infogap.episode.matching import match_answer
 from infogap.geometry import Box, iou
 from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy

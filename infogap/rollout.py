@@ -7,11 +7,14 @@ returns what happened twice over: as text and boxes for the rewards, as token ch
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from PIL import Image
 
 from infogap.data.sample import Sample
 from infogap.episode.environment import Environment, EpisodeLimits
@@ -199,7 +202,9 @@ class Rollout:
             return []
         self.policy.eval()
         places = range(len(samples)) if places is None else places
-        views = [self._view(sample) for sample in samples]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes and scales without the interpreter's lock
+            shown = list(pool.map(self._shown, samples))
+        views = [self._view(sample, image) for sample, image in zip(samples, shown, strict=True)]
         allowed = allowed_bytes(self.policy.device, self.config.cache_gib)
         prompt_tokens = [len(prompt.token_ids) for prompt, _ in views]
         size, capacity = self.config.group_size, self.capacity
@@ -247,15 +252,17 @@ class Rollout:
             for number, (sample, (_, view), group) in enumerate(zip(samples, views, groups, strict=True))
         ]
 
-    def _view(self, sample: Sample) -> tuple[Chunk, Size]:
+    def _shown(self, sample: Sample) -> Image.Image | None:
+        """The view of a sample, None if it is shown none."""
+        config = self.config.view
+        return None if config.mode == "none" else sample.image.view(config.tokens(sample), config.min_tokens)
+
+    def _view(self, sample: Sample, shown: Image.Image | None) -> tuple[Chunk, Size]:
         """The sample's prompt, and the size of the view that it shows."""
-        tool, config = not self.direct, self.config.view
-        if config.mode == "none":
-            text = self.protocol.prompt(sample.question, sample.options, tool=tool, image=False)
+        text = self.protocol.prompt(sample.question, sample.options, tool=not self.direct, image=shown is not None)
+        if shown is None:
             return self.policy.chunk(text), sample.image.size
-        image = sample.image.view(config.tokens(sample), config.min_tokens)
-        text = self.protocol.prompt(sample.question, sample.options, tool=tool)
-        return self.policy.chunk(text, [self.policy.patchifier(image)]), Size(*image.size)
+        return self.policy.chunk(text, [self.policy.patchifier(shown)]), Size(*shown.size)
 
 
 def play_turn(policy: Policy, environment: Environment, turn: SampledTurn) -> Chunk | None:

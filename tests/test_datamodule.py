@@ -6,8 +6,8 @@ import logging
 import re
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator
-from itertools import chain, islice, pairwise
+from collections.abc import Callable
+from itertools import chain, islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +18,14 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from infogap.data import stream as stream_module
-from infogap.data.datamodule import NeedleShardConfig, ShardDataModule
+from infogap.data.datamodule import ShardDataModule, ShardSource
 from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter, SelectionStatus
 from infogap.data.needle import NeedleConfig
+from infogap.data.needle_shards import NeedleShardConfig
 from infogap.data.sample import Sample
-from infogap.data.shards import find_shards, write_shards
-from infogap.data.skips import SkipLog, SkipReason
-from infogap.data.stream import SampleBatch, Selection, StreamPosition, TrainStream, ValidationStream
+from infogap.data.shards import find_shards
+from infogap.data.skips import SkipReason
+from infogap.data.writing import write_shards
 from infogap.geometry import Box
 
 MakeSample = Callable[..., Sample]
@@ -47,20 +47,6 @@ def root(make_sample: MakeSample, tmp_path: Path) -> str:
     return str(folder)
 
 
-def make_stream(root: str, **changes: Any) -> TrainStream:
-    arguments: dict[str, Any] = {
-        "batch_size": 3,
-        "shuffle_buffer": 6,
-        "seed": 0,
-        "rank": 0,
-        "world_size": 1,
-        "position": StreamPosition(),
-        "skips": SkipLog(),
-    }
-    selection = changes.pop("selection", Selection())
-    return TrainStream(find_shards(root), selection, **{**arguments, **changes})
-
-
 def keys_of(batches: Any, count: int) -> list[list[str]]:
     """Keys of the first batches."""
     return [[sample.key for sample in batch] for batch in islice(batches, count)]
@@ -71,112 +57,13 @@ def flat(lists: Any) -> list[str]:
     return list(chain.from_iterable(lists))
 
 
-def in_worker(monkeypatch: pytest.MonkeyPatch, stream: TrainStream, worker: int, workers: int) -> Iterator[SampleBatch]:
-    """The stream as a DataLoader worker sees it, without its process."""
-    with monkeypatch.context() as patch:
-        patch.setattr(stream_module, "_this_worker", lambda: (worker, workers))
-        iterator = iter(stream)
-        first = next(iterator)  # the generator asks which worker it is in when it starts
-    yield first
-    yield from iterator
-
-
-def in_turn(monkeypatch: pytest.MonkeyPatch, make: Callable[[], TrainStream], workers: int, count: int) -> list[Any]:
-    """Batches as a DataLoader takes them from its workers: in turn, beginning with the first."""
-    running = [in_worker(monkeypatch, make(), worker, workers) for worker in range(workers)]
-    return [[sample.key for sample in next(running[number % workers])] for number in range(count)]
-
-
-def test_every_epoch_brings_every_sound_sample_once_in_another_order(root: str) -> None:
-    stream = make_stream(root, batch_size=23)
-    epochs = keys_of(stream, 4)
-    assert all(sorted(epoch) == KEYS for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert KEYS not in epochs
-    assert stream.skips.counts[SkipReason.BAD_JSON] >= 3
-
-
-def test_both_shuffles_change_from_epoch_to_epoch(root: str, make_sample: MakeSample, tmp_path: Path) -> None:
-    shards_only = keys_of(make_stream(root, batch_size=23, shuffle_buffer=1), 4)
-    assert len({tuple(epoch) for epoch in shards_only}) > 1
-    write_shards((make_sample(key) for key in KEYS), tmp_path / "one", 23)
-    records_only = keys_of(make_stream(str(tmp_path / "one"), batch_size=23), 4)
-    assert len({tuple(epoch) for epoch in records_only}) == 4
-
-
-def test_a_buffer_that_holds_everything_shuffles_everything(make_sample: MakeSample, tmp_path: Path) -> None:
-    write_shards((make_sample(f"{number:03d}", size=(8, 8)) for number in range(150)), tmp_path / "many", 150)
-    streams = [make_stream(str(tmp_path / "many"), batch_size=1, shuffle_buffer=150, seed=seed) for seed in range(9)]
-    assert max(keys_of(stream, 1)[0][0] for stream in streams) >= "100"
-
-
-def test_the_order_follows_from_the_seed(root: str) -> None:
-    orders = [keys_of(make_stream(root, seed=seed), 20) for seed in (7, 7, 8)]
-    assert orders[0] == orders[1] != orders[2]
-    assert {len(batch) for batch in orders[0]} == {3}
-
-
-def test_a_buffer_of_one_keeps_the_order_within_shards(root: str) -> None:
-    (epoch,) = keys_of(make_stream(root, batch_size=23, shuffle_buffer=1), 1)
-    assert sorted(epoch) == KEYS
-    assert epoch != KEYS
-    for key, following in pairwise(epoch):
-        assert following == f"s{int(key[1:]) + 1:02d}" or int(following[1:]) % 5 == 0
-
-
-@pytest.mark.parametrize("parts", [2, 4, 7])
-def test_the_parts_share_every_epoch(root: str, parts: int) -> None:
-    """With 7 parts there are fewer shards than parts, and the records are dealt out instead."""
-    streams = [make_stream(root) for _ in range(parts)]
-    for epoch in range(2):
-        keys = [
-            [record["__key__"] for record in stream._records(epoch, part, parts)] for part, stream in enumerate(streams)
-        ]
-        assert sorted(flat(keys)) == ["corrupt", *KEYS]
-        assert all(keys)
-
-
-def test_ranks_see_different_samples(root: str) -> None:
-    first, second = (keys_of(make_stream(root, rank=rank, world_size=2), 2) for rank in range(2))
-    assert not set(flat(first)) & set(flat(second))
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("changes", [{}, {"rank": 1, "world_size": 2, "shuffle_buffer": 50}])
-def test_a_stream_goes_on_at_any_position(
-    monkeypatch: pytest.MonkeyPatch, root: str, workers: int, changes: dict[str, Any]
-) -> None:
-    def make(used: int) -> TrainStream:
-        return make_stream(root, position=StreamPosition(used), **changes)
-
-    whole = in_turn(monkeypatch, lambda: make(0), workers, 30)
-    for used in range(20):
-        resumed = in_turn(monkeypatch, lambda used=used: make(used), workers, 30 - used)
-        assert resumed == whole[used:], used
-
-
-def test_the_position_is_read_when_iteration_begins(root: str) -> None:
-    stream = make_stream(root)
-    whole = keys_of(stream, 6)
-    stream.position.batches = 4
-    assert keys_of(stream, 2) == whole[4:]
-
-
-def test_a_part_without_samples_says_why(root: str) -> None:
-    stream = make_stream(root, selection=Selection(require_view_tokens=True))
-    with pytest.raises(ValueError, match=r"Part 0 of 1 .* 1 bad_json, 23 no_selected_view"):
-        next(iter(stream))
-    with pytest.raises(ValueError, match="Part 30 of 31"):
-        next(iter(make_stream(root, rank=30, world_size=31)))
-
-
 def test_the_datamodule_reads_with_worker_processes(root: str) -> None:
     def make() -> ShardDataModule:
         return ShardDataModule(root, prompts_per_step=2, num_workers=2, shuffle_buffer=4)
 
     whole = keys_of(make().train_dataloader(), 12)
-    alone = make_stream(root, batch_size=2, shuffle_buffer=4, rank=0, world_size=2)
-    assert whole[0::2] == keys_of(alone, 6)  # the first worker's part is that of the first of two ranks
+    alone = ShardDataModule(root, prompts_per_step=2, shuffle_buffer=4)
+    assert whole == keys_of(alone.train_dataloader(), 12)
     resumed = make()
     resumed.load_state_dict(make().state_dict() | {"batches_used": 5})
     assert keys_of(resumed.train_dataloader(), 7) == whole[5:]
@@ -206,18 +93,32 @@ def test_samples_get_the_view_that_was_selected(root: str) -> None:
         "s10": SelectionStatus.WRONG_ON_ORIGINAL,
     }
     path = write_manifest(root, statuses)
-    data = ShardDataModule(root, prompts_per_step=23)
+    data = ShardDataModule(root, prompts_per_step=24)
     (everything,) = islice(data.train_dataloader(), 1)
     assert {sample.key for sample in everything if sample.view_tokens == 32} == {"s03", "s09"}
     assert {sample.view_tokens for sample in everything} == {32, None}
     path = path.rename(path.parent.parent / "elsewhere.jsonl")
     data = ShardDataModule(root, prompts_per_step=2, manifest=str(path), require_view_tokens=True)
     assert all(sorted(batch) == ["s03", "s09"] for batch in keys_of(data.train_dataloader(), 5))
-    assert data.skipped[SkipReason.NO_SELECTED_VIEW] >= 21 * 4
+    assert data.skipped == {SkipReason.NO_SELECTED_VIEW: 22}  # once: they are not even read
+
+
+def test_where_nothing_is_wanted_the_counts_say_why(root: str) -> None:
+    write_manifest(root, {"s03": SelectionStatus.NEVER_DIVERGES})
+    with pytest.raises(ValueError, match=r"The 5 shards of .* hold no sample that can be used; .* 24 no_selected_view"):
+        ShardDataModule(root, require_view_tokens=True).train_dataloader()
+
+
+def test_several_sources_are_used_up_together_by_default(root: str, make_sample: MakeSample, tmp_path: Path) -> None:
+    write_shards((make_sample(f"o{number}") for number in range(12)), tmp_path / "other", 5)
+    sources = [ShardSource(root), ShardSource(str(tmp_path / "other"))]
+    data = ShardDataModule(sources, prompts_per_step=6)
+    keys = Counter(flat(keys_of(data.train_dataloader(), 12)))  # two epochs of 24 + 12
+    assert keys == Counter([*KEYS, *(f"o{number}" for number in range(12))] * 2)
 
 
 def test_a_manifest_that_is_missing_is_named(root: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no resolution manifest .*resolution\.jsonl: run resolution"):
+    with pytest.raises(FileNotFoundError, match=r"no resolution manifest beside .*train: run resolution"):
         ShardDataModule(root, require_view_tokens=True).train_dataloader()
     with pytest.raises(FileNotFoundError, match="no resolution manifest gone"):
         ShardDataModule(root, manifest="gone").train_dataloader()
@@ -228,7 +129,7 @@ def test_a_limit_takes_the_first_samples_that_are_wanted(root: str) -> None:
     batches = keys_of(data.train_dataloader(), 6)
     assert all(sorted(batch) == ["s00", "s03", "s06", "s09"] for batch in batches)
     assert len({tuple(batch) for batch in batches}) > 1
-    assert data.skipped[SkipReason.NO_EVIDENCE] == 6  # once, on the way to the fourth; the stream reads only the four
+    assert data.skipped == {SkipReason.NO_EVIDENCE: 16}
     whole = ShardDataModule(root, prompts_per_step=2, limit=23)
     assert Counter(flat(keys_of(whole.train_dataloader(), 23))) == Counter(KEYS * 2)
     with pytest.raises(ValueError, match=r"limit is 24, but .* has only 23 samples"):
@@ -248,7 +149,12 @@ def test_strict_raises_the_first_fault(root: str) -> None:
         ({"num_workers": -1}, "data.num_workers is -1"),
         ({"limit": 0}, "data.limit is 0"),
         ({"root": "pipe:cat x"}, "not local files"),
-        ({"val_root": "http://x/y.tar"}, "not local files"),
+        ({"val_root": "s3://x/y.tar"}, "not local files"),
+        ({"root": "http://x/y", "needle": NeedleShardConfig()}, "is no folder to write shards to"),
+        ({"root": []}, "is an empty list"),
+        ({"root": [ShardSource("x", 1.0), ShardSource("y")]}, r"the weights \[1.0, None\]: give one to every source"),
+        ({"root": [ShardSource("x", -1.0)]}, r"the weights \[-1.0\]: give positive"),
+        ({"root": [ShardSource("x")], "manifest": "m"}, "give each its own"),
         ({"root": "x/*.tar", "needle": NeedleShardConfig()}, "is no folder to write shards to"),
     ],
 )
@@ -270,32 +176,12 @@ def test_validation_passes_over_all_samples_once_in_order(root: str) -> None:
     data = ShardDataModule(root, val_root=root, prompts_per_step=5)
     for _ in range(2):
         batches = keys_of(data.val_dataloader(), 99)
-        assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]
+        assert [len(batch) for batch in batches] == [5, 5, 5, 5, 3]  # the corrupt one would be the last
         assert flat(batches) == KEYS
     assert ShardDataModule(root).val_dataloader() == []
     write_manifest(root, {"s01": SelectionStatus.SELECTED})
     views = [sample.view_tokens for batch in data.val_dataloader() for sample in batch]
     assert views == [None, 32] + [None] * 21
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("batch_size", [1, 4, 11, 12])
-def test_validation_gives_every_rank_equally_many_batches(
-    monkeypatch: pytest.MonkeyPatch, root: str, batch_size: int, workers: int
-) -> None:
-    of_ranks: list[list[list[str]]] = []
-    for rank in range(2):
-        batches: dict[int, list[str]] = {}
-        for worker in range(workers):
-            monkeypatch.setattr(stream_module, "_this_worker", lambda worker=worker: (worker, workers))
-            stream = ValidationStream(
-                find_shards(root), Selection(), batch_size=batch_size, rank=rank, world_size=2, skips=SkipLog()
-            )
-            batches |= {worker + workers * at: keys for at, keys in enumerate(keys_of(stream, 99))}
-        of_ranks.append([batches[number] for number in range(len(batches))])
-    assert len(of_ranks[0]) == len(of_ranks[1])
-    assert sorted(flat(of_ranks[0] + of_ranks[1])) == KEYS
-    assert flat(of_ranks[0]) == KEYS[0::2]
 
 
 def test_needle_scenes_are_written_once_where_there_are_none(tmp_path: Path) -> None:
@@ -435,6 +321,7 @@ def test_a_truncated_shard_costs_its_rest_and_nothing_else(root: str) -> None:
         cut = archive.getmember("s03.jpg").offset_data + 10
     shards[0].write_bytes(shards[0].read_bytes()[:cut])
     data = ShardDataModule(root, prompts_per_step=21)
-    epochs = keys_of(data.train_dataloader(), 2)
-    assert all(sorted(epoch) == [key for key in KEYS if key not in ("s03", "s04")] for epoch in epochs)
-    assert data.skipped[SkipReason.BROKEN_SHARD] >= 1
+    loader = data.train_dataloader()
+    assert data.skipped == {SkipReason.BROKEN_SHARD: 1}
+    keys = flat(keys_of(loader, 22))  # 21 epochs of 22, the corrupt one included
+    assert Counter(keys) == Counter([key for key in KEYS if key not in ("s03", "s04")] * 21)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from infogap.callbacks.grounding_stage import GroundingStage
 from infogap.data.datamodule import ShardDataModule
-from infogap.data.needle import make_samples, write_needle_shards
+from infogap.data.needle import make_samples
+from infogap.data.needle_shards import write_needle_shards
 from infogap.episode.rewards import RewardConfig
 from infogap.grpo.batch import ScoredBatch
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
@@ -158,8 +159,10 @@ def test_two_clocks_run(folder: Path, plain: tuple[Recorder, Any, GRPOModule]) -
 def test_several_updates_compare_with_the_policy_that_played(folder: Path, plain: tuple[Recorder, Any, Any]) -> None:
     assert all(step["policy/ratio"] == 1.0 and step["policy/kl_old"] == 0.0 for step in plain[0].steps[:1])
     several = AlgorithmConfig(updates_per_rollout=3)
-    steps = fit(folder, module(folder, algorithm=several, optim=OptimConfig(lr=0.03)), 2).steps
-    assert all(step["policy/kl_old"] > 1e-4 for step in steps)
+    steps = fit(folder, module(folder, algorithm=several, optim=OptimConfig(lr=0.03)), 4).steps
+    learned = [step for step in steps if step["optim/grad_norm"] > 0]  # not where all episodes had one reward
+    assert learned
+    assert all(step["policy/kl_old"] > 1e-4 for step in learned)
     assert any(step["policy/clip_low"] + step["policy/clip_high"] > 0 for step in steps)
 
 

@@ -19,8 +19,9 @@ from PIL import Image
 
 from infogap.data.records import MAX_JSON_BYTES, RecordError, decode_sample, encode_sample
 from infogap.data.sample import Sample, SampleError
-from infogap.data.shards import ShardError, find_shards, read_records, read_samples, write_shards
+from infogap.data.shards import ShardError, find_shards, read_records, read_samples
 from infogap.data.skips import SkipLog, SkipReason
+from infogap.data.writing import write_shards
 from infogap.geometry import Box
 
 MakeSample = Callable[..., Sample]
@@ -284,7 +285,8 @@ def test_a_damaged_index_is_named(tmp_path: Path, index: str, words: str) -> Non
 def test_names_in_the_index_stay_in_its_folder(make_sample: MakeSample, tmp_path: Path) -> None:
     write_shards([make_sample("a")], tmp_path / "other", 1)
     (tmp_path / "here").mkdir()
-    index = {"schema": 1, "shards": [{"name": "../other/shard-000000.tar"}]}
+    entry = {"name": "../other/shard-000000.tar", "samples": 1, "bytes": 1, "sha256": ""}
+    index = {"schema": 1, "shards": [entry]}
     (tmp_path / "here" / "shards.json").write_text(json.dumps(index))
     with pytest.raises(FileNotFoundError, match="1 are missing"):
         find_shards(tmp_path / "here")

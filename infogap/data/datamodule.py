@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,75 +13,73 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from infogap.data.manifest import MANIFEST_NAME, ManifestEntry, load_manifest
-from infogap.data.needle import NeedleConfig, needle_origin, write_needle_shards
+from infogap.data.manifest import ManifestEntry, load_manifest
+from infogap.data.needle_shards import NeedleShardConfig, ensure_needle_shards
+from infogap.data.reader import RecordReader, find_manifest, is_remote, open_set
+from infogap.data.remote import Cache, CacheConfig
 from infogap.data.sample import Sample
-from infogap.data.shards import check_local, find_shards, has_shards, read_origin
+from infogap.data.sample_set import SampleSet, Selection
+from infogap.data.shards import check_local
 from infogap.data.skips import SkipLog, SkipReason
-from infogap.data.stream import (
-    SampleBatch,
-    Selection,
-    StreamPosition,
-    TrainLoader,
-    TrainStream,
-    ValidationStream,
-    first_samples,
-)
+from infogap.data.stream import SampleBatch, StreamPosition, TrainLoader, TrainStream, ValidationStream
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class NeedleShardConfig:
-    """Synthetic needle scenes, written where there are no shards yet.
+class ShardSource:
+    """One of several sources of training samples.
 
     Args:
-        scenes: what the scenes look like.
-        count: training samples.
-        val_count: validation samples.
-        seed: series of the training scenes; the validation scenes are the series after it.
+        root: its shards: a folder, a glob pattern, a file, or an http(s) address.
+        weight: samples that are drawn of it, relative to the other sources; give it to all or to none. Default: its
+            size, so that all sources come to their ends together.
+        manifest: its resolution manifest; null for the one beside its shards.
     """
 
-    scenes: NeedleConfig = field(default_factory=NeedleConfig)
-    count: int = 512
-    val_count: int = 64
-    seed: int = 0
+    root: str
+    weight: float | None = None
+    manifest: str | None = None
 
 
 class ShardDataModule(LightningDataModule):
-    """Samples from shards on disk.
+    """Samples from shards, on disk or behind http(s).
 
     Training batches come without end, `prompts_per_step` samples over all ranks; validation passes over all samples
     once. Steps get `list[Sample]` with every image still compressed. A checkpoint holds the position in the stream.
 
     Args:
-        root: shards for training: a folder, a glob pattern or a file.
-        val_root: shards for validation, likewise; None for no validation.
+        root: shards for training: a folder, a glob pattern, a file, or the http(s) address of a folder with an index;
+            or several sources of these with weights.
+        val_root: shards for validation: one of the first kinds; None for no validation.
         needle: write synthetic scenes to `root` and `val_root`, which must be folders, where they hold no shards.
         prompts_per_step: samples of a step, over all ranks, so that a run is the same experiment on any number of GPUs;
             a multiple of the number of ranks.
-        shuffle_buffer: compressed records held in memory to shuffle, per worker. Larger mixes better; 8K photographs
-            take some 10 MB each.
+        shuffle_buffer: samples among which the next one is drawn. Larger mixes better and costs no memory, since a
+            sample is read when it is its turn; of remote shards, those that the buffer spans are fetched first.
         seed: seed of the order of the samples.
         num_workers: processes that read, per rank; 0 reads in the main process.
         strict: raise the first faulty sample instead of skipping and counting it.
-        manifest: resolution manifest of the training samples; None for `resolution.jsonl` beside the shards, if it
-            exists. Validation samples use the one beside their own shards.
+        manifest: resolution manifest of the training samples, if `root` is a single source; None for the one beside
+            the shards, if it exists. Validation samples use the one beside their own shards.
         require_view_tokens: train only on samples for which resolution selection found a view (LFPC section 3).
         require_evidence: train only on samples with boxes (LFPC section 4).
-        limit: train only on the first so many samples that meet the requirements; LFPC's stage 2 uses 256.
+        limit: train only on the first so many samples that meet the requirements, of every source; LFPC's stage 2 uses
+            256.
+        cache: copies of remote shards; None for the defaults. Unused where all shards are local.
 
     Raises:
-        ValueError: if a number is out of range, or `needle` is to be written to what is not a folder.
+        ValueError: if a number is out of range, `needle` is to be written to what is not a folder, or sources lack
+            weights that others have.
     """
 
     def __init__(
         self,
-        root: str,
+        root: str | list[ShardSource],
         val_root: str | None = None,
         needle: NeedleShardConfig | None = None,
         prompts_per_step: int = 8,
-        shuffle_buffer: int = 128,
+        shuffle_buffer: int = 1024,
         seed: int = 0,
         num_workers: int = 0,
         strict: bool = False,
@@ -88,6 +87,7 @@ class ShardDataModule(LightningDataModule):
         require_view_tokens: bool = False,
         require_evidence: bool = False,
         limit: int | None = None,
+        cache: CacheConfig | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -101,7 +101,9 @@ class ShardDataModule(LightningDataModule):
         self.require_view_tokens = require_view_tokens
         self.require_evidence = require_evidence
         self.limit = limit
+        self.sources = [ShardSource(root, manifest=manifest)] if isinstance(root, str) else root
         self._check()
+        self.cache = Cache(cache or CacheConfig())
         self.strict = strict
         self._skips = SkipLog(strict=strict)
         self._position = StreamPosition()
@@ -135,43 +137,36 @@ class ShardDataModule(LightningDataModule):
         """
         if self.needle is None:
             return
-        series = [(self.root, self.needle.count, self.needle.seed)]
+        series = [(self.sources[0].root, self.needle.count, self.needle.seed)]
         if self.val_root is not None:
             series.append((self.val_root, self.needle.val_count, self.needle.seed + 1))
         for folder, count, seed in series:
-            if has_shards(Path(folder)):
-                self._check_origin(Path(folder), needle_origin(self.needle.scenes, count=count, seed=seed))
-            else:
-                logger.info("Writing %d needle scenes to %s.", count, folder)
-                write_needle_shards(self.needle.scenes, Path(folder), count=count, seed=seed)
+            ensure_needle_shards(self.needle.scenes, Path(folder), count=count, seed=seed)
 
     def train_dataloader(self) -> TrainLoader:
         """Endless batches of `prompts_per_step` samples, from the position of the last checkpoint that was loaded.
 
         Raises:
             FileNotFoundError: if there are no shards, or a manifest is required and missing.
-            ValueError: if `root` is no local path, or a manifest or an index is damaged.
+            ValueError: if `root` is neither a path nor an http(s) address, a manifest or an index is damaged, or no
+                sample meets the requirements.
+            RemoteError: if an index cannot be fetched.
         """
-        shards = find_shards(self.root)
-        selection = Selection(self._manifest(shards[0].parent), self.require_view_tokens, self.require_evidence)
-        if self.limit is not None:
-            shards, keys = first_samples(shards, selection, self.limit, self._skips)
-            if len(keys) < self.limit:
-                raise ValueError(
-                    f"limit is {self.limit}, but {self.root} has only {len(keys)} samples that meet the requirements: "
-                    "lower limit or relax the requirements."
-                )
-            selection = replace(selection, keys=keys)
+        sets = [self._training_set(source) for source in self.sources]
         rank, world_size = self._rank_and_world_size()
         stream = TrainStream(
-            shards,
-            selection,
+            sets,
+            [
+                len(samples) if source.weight is None else source.weight
+                for source, samples in zip(self.sources, sets, strict=True)
+            ],
             batch_size=self.prompts_per_step // world_size,
             shuffle_buffer=self.shuffle_buffer,
             seed=self.seed,
             rank=rank,
             world_size=world_size,
             position=self._position,
+            cache=self.cache,
             skips=self._skips,
         )
         return TrainLoader(stream, num_workers=self.num_workers, generator=self._generator())
@@ -183,15 +178,15 @@ class ShardDataModule(LightningDataModule):
         """
         if self.val_root is None:
             return []
-        shards = find_shards(self.val_root)
-        beside = shards[0].parent / MANIFEST_NAME
         rank, world_size = self._rank_and_world_size()
+        beside = find_manifest(self.val_root, self.cache)
+        selection = Selection({} if beside is None else load_manifest(beside))
         stream = ValidationStream(
-            shards,
-            Selection(load_manifest(beside) if beside.exists() else {}),
+            SampleSet(open_set(self.val_root, self.cache, self._skips), selection, self._skips),
             batch_size=self.prompts_per_step // world_size,
             rank=rank,
             world_size=world_size,
+            cache=self.cache,
             skips=self._skips,
         )
         return DataLoader(stream, batch_size=None, num_workers=self.num_workers, generator=self._generator())
@@ -224,46 +219,67 @@ class ShardDataModule(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"data.{name} is {value}: give at least {least}.")
-        for where in (self.root, self.val_root):
-            if where is None:
-                continue
-            check_local(where)
-            if self.needle is not None and (set(where) & set("*?[") or Path(where).is_file()):
+        self._check_sources()
+        for where in (*(source.root for source in self.sources), *([] if self.val_root is None else [self.val_root])):
+            if not is_remote(where):
+                check_local(where)
+            no_folder = is_remote(where) or set(where) & set("*?[") or Path(where).is_file()
+            if self.needle is not None and (no_folder or len(self.sources) > 1):
                 raise ValueError(f"data.needle is set, but {where!r} is no folder to write shards to: name a folder.")
 
-    def _check_origin(self, folder: Path, wanted: dict[str, Any]) -> None:
-        """Refuse other needle scenes; shards of which nothing is said are the user's own."""
-        found = read_origin(folder)
-        if found is not None and found != wanted:
-            names = " and ".join(name for name in wanted if found.get(name) != wanted[name])
-            raise ValueError(
-                f"The needle scenes in {folder} were drawn with another {names} than data.needle asks for: remove the "
-                "folder, name another one, or set data.needle to null to use them as they are."
-            )
+    def _check_sources(self) -> None:
+        weights = [source.weight for source in self.sources]
+        if not weights:
+            raise ValueError("data.root is an empty list: name at least one source.")
+        if any(weight is not None and not 0 < weight < math.inf for weight in weights):
+            raise ValueError(f"data.root has the weights {weights}: give positive numbers.")
+        if None in weights and any(weight is not None for weight in weights):
+            raise ValueError(f"data.root has the weights {weights}: give one to every source, or to none.")
+        if self.manifest is not None and not isinstance(self.root, str):
+            raise ValueError("data.manifest is set beside several sources: give each its own, root[N].manifest.")
 
-    def _order(self) -> dict[str, int | None]:
+    def _order(self) -> dict[str, Any]:
         """Everything the order of the samples depends on besides the shards themselves."""
         return {
             "seed": self.seed,
             "prompts_per_step": self.prompts_per_step,
             "shuffle_buffer": self.shuffle_buffer,
-            "num_workers": self.num_workers,
             "limit": self.limit,
+            "weights": [source.weight for source in self.sources],
             "world_size": self._rank_and_world_size()[1],
         }
 
-    def _manifest(self, folder: Path) -> dict[str, ManifestEntry]:
-        """Resolution manifest of the training samples; empty if there is none and none is required."""
-        path = Path(self.manifest) if self.manifest is not None else folder / MANIFEST_NAME
-        if path.exists():
+    def _training_set(self, source: ShardSource) -> SampleSet:
+        """The samples of a source that meet the requirements, no more than the limit."""
+        shards = open_set(source.root, self.cache, self._skips)
+        selection = Selection(self._manifest(source), self.require_view_tokens, self.require_evidence)
+        samples = SampleSet(shards, selection, self._skips)
+        if self.limit is not None:
+            samples.limit(self.limit, RecordReader(self.cache), self._skips)
+            if len(samples) < self.limit:
+                raise ValueError(
+                    f"limit is {self.limit}, but {source.root} has only {len(samples)} samples that meet the "
+                    "requirements: lower limit or relax the requirements."
+                )
+        if not len(samples):
+            raise ValueError(
+                f"The {len(shards)} shards of {source.root} hold no sample that can be used; left out were: "
+                f"{self._skips.summary()}. Mend the data, or relax what is required of it."
+            )
+        return samples
+
+    def _manifest(self, source: ShardSource) -> dict[str, ManifestEntry]:
+        """Resolution manifest of a source; empty if there is none and none is required."""
+        path = find_manifest(source.root, self.cache) if source.manifest is None else Path(source.manifest)
+        if path is not None and path.exists():
             entries = load_manifest(path)
             found = Counter(entry.status.value for entry in entries.values())
             logger.info("The resolution manifest %s says: %s.", path, dict(found))
             return entries
-        if self.manifest is not None or self.require_view_tokens:
+        if source.manifest is not None or self.require_view_tokens:
             raise FileNotFoundError(
-                f"There is no resolution manifest {path}: run resolution selection on {self.root} first, or train with "
-                "data.require_view_tokens false."
+                f"There is no resolution manifest {path or f'beside {source.root}'}: run resolution selection on "
+                f"{source.root} first, or train with data.require_view_tokens false."
             )
         return {}
 

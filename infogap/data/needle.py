@@ -12,12 +12,10 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -171,20 +169,6 @@ def make_sample(config: NeedleConfig, seed: int, index: int) -> Sample:
 def make_samples(config: NeedleConfig, seed: int, count: int) -> Iterator[Sample]:
     """The first ``count`` samples of the series ``seed``."""
     return (make_sample(config, seed, index) for index in range(count))
-
-
-def write_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed: int) -> None:
-    """Write the first ``count`` samples of the series ``seed`` as shards of 256 samples; their index says what of."""
-    from infogap.data.shards import write_shards
-
-    made_from = needle_origin(config, count=count, seed=seed)
-    write_shards(make_samples(config, seed, count), folder, samples_per_shard=256, prefix="needle", made_from=made_from)
-
-
-def needle_origin(config: NeedleConfig, *, count: int, seed: int) -> dict[str, Any]:
-    """Everything that needle shards follow from, as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps({"scenes": asdict(config), "count": count, "seed": seed}))
-    return values
 
 
 def attribute_question(colour: str) -> str:

@@ -6,7 +6,8 @@ webdataset's own decoders are not used, since they unpickle: a member is either 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from infogap.data.images import HighResImage, ImageError
@@ -80,24 +81,45 @@ def decode_sample(record: Mapping[str, Any]) -> Sample:
     Raises:
         RecordError: a `SampleError` that names shard and key, says what is wrong with them, and what to do.
     """
-    try:
+    with _named(record):
         return _decode(record)
+
+
+def members_of(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The image and the JSON of a record, or whatever stands in their place.
+
+    Raises:
+        RecordError: if it has not exactly one of each.
+    """
+    with _named(record):
+        return _two_members(record)
+
+
+@contextmanager
+def _named(record: Mapping[str, Any]) -> Iterator[None]:
+    """Say of which record an error is."""
+    try:
+        yield
     except RecordError as error:
         where = f"Sample {record['__key__']!r} of the shard {record['__url__']}"
         raise RecordError(f"{where}: {error}", error.reason) from error
 
 
-def _decode(record: Mapping[str, Any]) -> Sample:
-    """As `decode_sample`, with messages that do not say where."""
-    key = record["__key__"]
+def _two_members(record: Mapping[str, Any]) -> tuple[Any, Any]:
     suffixes = [suffix for suffix in IMAGE_SUFFIXES if suffix in record]
     if len(suffixes) != 1:
         found = f"the images {suffixes}" if suffixes else "no image"
         _refuse(SkipReason.NO_IMAGE, f"it has {found}: write one member KEY.jpg, KEY.png or KEY.webp beside KEY.json")
     if "json" not in record:
         _refuse(SkipReason.NO_JSON, "it has no JSON: write a member KEY.json beside the image")
-    fields = _checked_fields(record["json"])
-    data = record[suffixes[0]]
+    return record[suffixes[0]], record["json"]
+
+
+def _decode(record: Mapping[str, Any]) -> Sample:
+    """As `decode_sample`, with messages that do not say where."""
+    key = record["__key__"]
+    data, text = _two_members(record)
+    fields = _checked_fields(text)
     try:
         image = HighResImage(data, name=key)
     except ImageError as error:

@@ -1,42 +1,30 @@
 """Samples in WebDataset shards: tar files with two members per sample, `KEY.jpg` (or png, webp) and `KEY.json`.
 
-The format is described in docs/shard_format.md. Shards are local files: webdataset's own openers are not used, since
-they run `pipe:` commands and follow URLs. Members of other kinds than image and JSON are not even read.
+The format is described in docs/shard_format.md. Here shards are found and read from end to end; `infogap.data.reader`
+reads single records. webdataset's own openers are not used, since they run `pipe:` commands and unpickle. Members of
+other kinds than image and JSON are not even read.
 """
 
 from __future__ import annotations
 
 import glob
-import hashlib
-import io
-import itertools
 import json
-import os
 import re
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from webdataset.tariterators import base_plus_ext, group_by_keys
 
-from infogap.data.records import IMAGE_SUFFIXES, SCHEMA, Record, RecordError, decode_sample, encode_sample
-from infogap.data.sample import Sample, SampleError
+from infogap.data.index import INDEX_NAME, Place, load_index
+from infogap.data.records import IMAGE_SUFFIXES, Record, RecordError, decode_sample, members_of
+from infogap.data.sample import Sample
 from infogap.data.skips import SkipLog, SkipReason
-
-INDEX_NAME = "shards.json"
-"""Index of a folder of shards, written last: where it lies, the shards are complete."""
 
 
 class ShardError(ValueError):
     """A shard that cannot be read to its end; the message names it."""
-
-
-def has_shards(folder: Path) -> bool:
-    """Whether shards, or an index of shards, lie in a folder."""
-    return (folder / INDEX_NAME).exists() or any(folder.glob("*.tar"))
 
 
 def check_local(where: str) -> None:
@@ -75,29 +63,19 @@ def find_shards(where: str | Path) -> list[Path]:
 
 def read_origin(folder: Path) -> dict[str, Any] | None:
     """What the samples of a folder were made from, by its index; None if there is none or it does not say."""
-    index = folder / INDEX_NAME
-    if not index.is_file():
-        return None
-    content = json.loads(index.read_bytes())
-    origin: dict[str, Any] | None = content.get("made_from")
-    return origin
+    index = load_index(folder)
+    return None if index is None else index.made_from
 
 
 def _listed_shards(folder: Path) -> list[Path]:
     """Shards that the index of a folder lists."""
-    index = folder / INDEX_NAME
-    try:
-        content = json.loads(index.read_bytes())
-        schema, names = content["schema"], [Path(entry["name"]).name for entry in content["shards"]]
-    except (ValueError, TypeError, KeyError) as error:
-        fault = f"{type(error).__name__}: {error}"
-        raise ValueError(f"The index {index} is damaged ({fault}): remove it to use every *.tar beside it.") from error
-    if schema != SCHEMA:
-        raise ValueError(f"The index {index} has the schema {schema!r}: this version reads {SCHEMA}, write it anew.")
+    index = load_index(folder)
+    assert index is not None  # it is there
+    names = [entry.name for entry in index.shards]
     missing = [name for name in names if not (folder / name).is_file()]
     if missing or not names:
         raise FileNotFoundError(
-            f"The index {index} lists {len(names)} shards, of which {len(missing)} are missing (first: "
+            f"The index {folder / INDEX_NAME} lists {len(names)} shards, of which {len(missing)} are missing (first: "
             f"{missing[:1]}): copy the whole folder again."
         )
     return [folder / name for name in names]
@@ -111,13 +89,36 @@ def read_records(shard: Path, skips: SkipLog) -> Iterator[Record]:
     Raises:
         ShardError: if the shard is truncated or damaged and `skips` is strict.
     """
+    return _records(shard, skips, _bytes_of)
 
-    def duplicate(error: Exception) -> bool:
-        fault = RecordError(f"The shard {shard} holds a member twice: {error.args[0]}.", SkipReason.DUPLICATE_MEMBER)
-        skips.fault(fault.reason, fault)
-        return True
 
-    yield from group_by_keys(_members(shard, skips), handler=duplicate)
+def scan_shard(shard: Path, skips: SkipLog) -> list[Place]:
+    """Where the records of a shard lie. Images are passed over, not read.
+
+    Faults are counted as in `read_records`; records without an image or a JSON are faults, too, and have no place.
+
+    Raises:
+        ShardError: if the shard is truncated or damaged and `skips` is strict.
+        RecordError: if a record is incomplete and `skips` is strict.
+    """
+    places: list[Place] = []
+    for record in _records(shard, skips, _extent_of):
+        try:
+            (image, image_bytes), (start, text) = members_of(record)
+        except RecordError as error:
+            skips.fault(error.reason, error)
+        else:
+            places.append(Place(record["__key__"], image, image_bytes, start, len(text), count_chains(text)))
+    return places
+
+
+def count_chains(text: bytes) -> int:
+    """Pieces of evidence in a JSON member; 0 if it cannot be read, which decoding it will say."""
+    try:
+        boxes = json.loads(text)["boxes"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return 0
+    return len(boxes) if isinstance(boxes, list) else 0
 
 
 def read_samples(shards: Iterable[Path], skips: SkipLog) -> Iterator[Sample]:
@@ -138,22 +139,53 @@ def decode_or_skip(record: Mapping[str, Any], skips: SkipLog) -> Sample | None:
         return None
 
 
-def _members(shard: Path, skips: SkipLog) -> Iterator[dict[str, Any]]:
+def _records(
+    shard: Path, skips: SkipLog, content: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
+) -> Iterator[Record]:
+    """Records of a shard with some content for each member, grouped by their keys."""
+
+    def duplicate(error: Exception) -> bool:
+        fault = RecordError(f"The shard {shard} holds a member twice: {error.args[0]}.", SkipReason.DUPLICATE_MEMBER)
+        skips.fault(fault.reason, fault)
+        return True
+
+    yield from group_by_keys(_members(shard, skips, content), handler=duplicate)
+
+
+def _members(
+    shard: Path, skips: SkipLog, content: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
+) -> Iterator[dict[str, Any]]:
     """Image and JSON members of a tar file, as `group_by_keys` wants them."""
     fault = None
     try:
         with tarfile.open(shard, "r:") as archive:
             for member in archive:
                 name = member.name.removeprefix("./")  # `tar -C folder .` writes it
-                file = archive.extractfile(member) if _is_wanted(name) else None
-                if file is not None:
-                    yield {"fname": name, "data": file.read(), "__url__": str(shard)}
+                if member.isreg() and _is_wanted(name):
+                    yield {"fname": name, "data": content(archive, member), "__url__": str(shard)}
             fault = _missing_end(archive)
     except Exception as error:  # tarfile lets errors of many kinds through when the file is corrupt
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:
         message = f"The shard {shard} is truncated or damaged ({fault}): write or copy it again."
         skips.fault(SkipReason.BROKEN_SHARD, ShardError(message))
+
+
+def _bytes_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    assert file is not None  # it is a regular file
+    return file.read()
+
+
+def _extent_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, Any]:
+    """Offset of a member, with its size, or of a JSON with its bytes."""
+    if member.name.lower().endswith("json"):
+        return member.offset_data, _bytes_of(archive, member)
+    assert archive.fileobj is not None  # it is open
+    archive.fileobj.seek(member.offset_data + member.size - 1)
+    if member.size and not archive.fileobj.read(1):
+        raise tarfile.ReadError("unexpected end of data")
+    return member.offset_data, member.size
 
 
 def _is_wanted(name: str) -> bool:
@@ -173,82 +205,3 @@ def _missing_end(archive: tarfile.TarFile) -> str | None:
     if archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
         return None
     return f"no header and no end mark at byte {archive.offset}"
-
-
-def write_shards(
-    samples: Iterable[Sample],
-    folder: Path,
-    samples_per_shard: int,
-    prefix: str = "shard",
-    made_from: Mapping[str, Any] | None = None,
-) -> list[Path]:
-    """Write samples as shards `PREFIX-000000.tar`, ... and then their index.
-
-    All of it, or nothing: shards are written in a hidden folder and moved into place when the last one is finished.
-    Equal samples give equal bytes.
-
-    Args:
-        samples: what to write, one at a time in memory.
-        folder: where to; made if it does not exist.
-        samples_per_shard: samples in each shard but the last.
-        prefix: how the shards' names begin.
-        made_from: what the samples follow from, for the index, as JSON values.
-
-    Returns:
-        Paths of the shards.
-
-    Raises:
-        FileExistsError: if the folder holds shards.
-        SampleError: if a sample cannot be encoded or a key occurs twice.
-        ValueError: if there are no samples, or `samples_per_shard` is below 1.
-    """
-    if samples_per_shard < 1:
-        raise ValueError(f"samples_per_shard is {samples_per_shard}: give at least 1.")
-    folder.mkdir(parents=True, exist_ok=True)
-    if has_shards(folder):
-        raise FileExistsError(f"The folder {folder} holds shards already: empty it or name another.")
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
-        entries = list(_write_all(iter(samples), partial, samples_per_shard, prefix))
-        if not entries:
-            raise ValueError(f"There are no samples to write to {folder}: give at least one.")
-        index: dict[str, Any] = {"schema": SCHEMA, "samples": sum(entry["samples"] for entry in entries)}
-        index |= {"shards": entries} if made_from is None else {"made_from": made_from, "shards": entries}
-        (partial / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
-        names = [entry["name"] for entry in entries]
-        for name in [*names, INDEX_NAME]:
-            os.replace(partial / name, folder / name)
-    finally:
-        shutil.rmtree(partial)
-    return [folder / name for name in names]
-
-
-def _write_all(
-    samples: Iterator[Sample], folder: Path, samples_per_shard: int, prefix: str
-) -> Iterator[dict[str, Any]]:
-    """Write every shard; yields their entries in the index."""
-    keys: set[str] = set()
-    for number in itertools.count():
-        chunk = itertools.islice(samples, samples_per_shard)
-        first = next(chunk, None)
-        if first is None:
-            return
-        path = folder / f"{prefix}-{number:06d}.tar"
-        count = len(keys)
-        with tarfile.open(path, "w") as archive:
-            for sample in itertools.chain([first], chunk):
-                if sample.key in keys:
-                    raise SampleError(f"The key {sample.key!r} occurs twice: give every sample a key of its own.")
-                keys.add(sample.key)
-                _write_members(archive, sample)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        yield {"name": path.name, "samples": len(keys) - count, "bytes": path.stat().st_size, "sha256": digest}
-
-
-def _write_members(archive: tarfile.TarFile, sample: Sample) -> None:
-    """Members of one sample, side by side, without anything that differs from one machine to the next."""
-    for suffix, data in encode_sample(sample).items():
-        member = tarfile.TarInfo(f"{sample.key}.{suffix}")
-        member.size = len(data)
-        archive.addfile(member, io.BytesIO(data))

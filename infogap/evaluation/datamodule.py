@@ -16,9 +16,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from infogap.data.images import HighResImage
-from infogap.data.manifest import MANIFEST_NAME
-from infogap.data.needle import NeedleConfig, needle_origin, write_needle_shards
-from infogap.data.shards import has_shards, read_origin
+from infogap.data.manifest import manifest_path
+from infogap.data.needle import NeedleConfig
+from infogap.data.needle_shards import ensure_needle_shards
+from infogap.data.shards import find_shards
 from infogap.evaluation.arms import Case
 from infogap.evaluation.benchmarks.registry import find_benchmark
 from infogap.evaluation.question import BenchmarkError, Question, Row, UnreadableRow
@@ -105,17 +106,8 @@ class BenchmarkDataModule(LightningDataModule):
         """
         if self.needle is None:
             return
-        folder, asked = Path(self.root), self.needle
-        if not has_shards(folder):
-            logger.info("Writing %d needle scenes to %s.", asked.count, folder)
-            write_needle_shards(asked.scenes, folder, count=asked.count, seed=asked.seed)
-            return
-        found = read_origin(folder)
-        if found is not None and found != needle_origin(asked.scenes, count=asked.count, seed=asked.seed):
-            raise ValueError(
-                f"The needle scenes in {folder} are not those that data.needle asks for: remove the folder, name "
-                "another one, or set data.needle to null to use them as they are."
-            )
+        asked = self.needle
+        ensure_needle_shards(asked.scenes, Path(self.root), count=asked.count, seed=asked.seed)
 
     def digest(self, *, with_views: bool) -> str:
         """A digest that changes when the files do: of their names and sizes, which costs nothing even for terabytes.
@@ -123,17 +115,20 @@ class BenchmarkDataModule(LightningDataModule):
         Args:
             with_views: whether the selected views count as well.
         """
+        ours = self.benchmark.name == "shards"
         root = Path(self.root)
-        paths = root.rglob("*") if root.is_dir() else [root] if root.is_file() else map(Path, glob.glob(self.root))
-        files = sorted(path for path in paths if path.is_file() and path.name != MANIFEST_NAME)
+        if ours:  # beside them lie what was found out about them, and pictures
+            paths: Iterable[Path] = find_shards(root)
+        else:
+            paths = root.rglob("*") if root.is_dir() else [root] if root.is_file() else map(Path, glob.glob(self.root))
+        files = sorted(path for path in paths if path.is_file())
         names = [path.relative_to(root) if root.is_dir() else Path(path.name) for path in files]
         listed = [
             f"{name} {path.stat().st_size}"
             for name, path in zip(names, files, strict=True)
             if not any(part.startswith(".") for part in name.parts)  # what download tools keep for themselves
         ]
-        manifest = (root if root.is_dir() else root.parent) / MANIFEST_NAME
-        if with_views and manifest.is_file():
+        if ours and with_views and (manifest := manifest_path(root)).is_file():
             listed.append(hashlib.sha256(manifest.read_bytes()).hexdigest())
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from infogap.data.options import Asked, split_options
 from infogap.data.sample import Sample
 from infogap.data.tables import Record
 from infogap.evaluation import official
 from infogap.evaluation.benchmarks.images import Picture
-from infogap.evaluation.benchmarks.options import Asked, right_letter, split_options
+from infogap.evaluation.benchmarks.options import right_letter
 from infogap.evaluation.benchmarks.scores import accuracy_by, mean_over
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
 from infogap.evaluation.bootstrap import Estimate

@@ -6,28 +6,13 @@ import ast
 import re
 from collections.abc import Sequence
 from string import ascii_uppercase
-from typing import Final, NamedTuple
+from typing import Final
 
+from infogap.data.options import LETTERED
 from infogap.data.sample import CHAT_MARKUP
 from infogap.data.tables import Record
 
-# "(A) red", "A. red", "A) red", "A: red"; brackets of full width occur in MME-RealWorld
-_LETTERED: Final = re.compile(r"\s*(?:[(\uff08]([A-Z])[)\uff09][.:]?\s*|([A-Z])[.:)](?:\s+|$))(.*)", re.DOTALL)
 _LETTER: Final = re.compile(r"[(\uff08]?([A-Z])[)\uff09]?\.?")
-_HEADING: Final = re.compile(r"\s*\b(?:options|choices)\s*:\s*$", re.IGNORECASE)
-_INLINE: Final = re.compile(r"\s*\b(?:options|choices)\s*:\s*(?=\(?A[.:)])", re.IGNORECASE)
-
-
-class Asked(NamedTuple):
-    """A question with its options taken out.
-
-    Attributes:
-        question: the text before the options.
-        options: their texts, without letters.
-    """
-
-    question: str
-    options: tuple[str, ...]
 
 
 def columns_of_options(record: Record) -> tuple[str, ...]:
@@ -64,7 +49,7 @@ def listed_options(record: Record, column: str) -> tuple[str, ...]:
         value = _lettered_lines(value)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise record.error(column, f"it holds {value!r:.80} where options are needed, copy the file again")
-    matches = [_LETTERED.fullmatch(text) for text in value]
+    matches = [LETTERED.fullmatch(text) for text in value]
     letters = [(match[1] or match[2]) if match else None for match in matches]
     if letters != list(ascii_uppercase[: len(value)]):
         raise record.error(column, f"its options {value!r:.200} are not lettered A, B, ... in order, correct them")
@@ -85,15 +70,6 @@ def check_options(record: Record, column: str, options: Sequence[str]) -> None:
         if CHAT_MARKUP in option:
             fault = f"option {number} holds {CHAT_MARKUP!r}, which would be read as chat markup, take it out"
             raise record.error(column, fault)
-
-
-def split_options(text: str) -> Asked | None:
-    """Take the options out of a question that holds them; None where it is not plain which they are.
-
-    They stand in lines of their own ("(A) red", "A. red", "A: red"), with nothing but an instruction behind the last,
-    or after a heading in one line ("Options: A: red, B: blue"), as in MMStar.
-    """
-    return _split_lines(text) or _split_inline(text)
 
 
 def right_letter(record: Record, column: str, options: Sequence[str]) -> str:
@@ -140,39 +116,5 @@ def bracketed(options: Sequence[str]) -> str:
 def _lettered_lines(text: str) -> list[str]:
     """The lines from the first to the last that begins with a letter."""
     lines = [line for line in text.splitlines() if line.strip()]
-    places = [place for place, line in enumerate(lines) if _LETTERED.match(line)]
+    places = [place for place, line in enumerate(lines) if LETTERED.match(line)]
     return lines[places[0] : places[-1] + 1] if places else []
-
-
-def _split_lines(text: str) -> Asked | None:
-    lines = [line for line in text.splitlines() if line.strip()]
-    matches = [_LETTERED.fullmatch(line) for line in lines]
-    letters = [(match[1] or match[2]) if match else "" for match in matches]
-    joined = "".join(letter or "-" for letter in letters)
-    start = joined.find("AB")
-    if start < 1:  # none, or no question before them
-        return None
-    run = joined[start:].split("-")[0]
-    if run != ascii_uppercase[: len(run)] or any(letters[start + len(run) :]):  # out of order, or a second list
-        return None
-    question = _HEADING.sub("", "\n".join(lines[:start]))
-    options = tuple(match[3].strip() for match in matches[start : start + len(run)] if match)
-    return Asked(question.strip(), options) if question.strip() and all(options) else None
-
-
-def _split_inline(text: str) -> Asked | None:
-    headings = list(_INLINE.finditer(text))
-    if len(headings) != 1 or "\n" in text[headings[0].end() :].strip():
-        return None
-    rest, options = text[headings[0].end() :].strip(), []
-    rest = re.sub(r"^\(?A[.:)]\s*", "", rest)
-    for letter in ascii_uppercase[1:]:
-        parts = re.split(rf"[,;]?\s+\(?{letter}[.:)]\s+", rest)
-        if len(parts) > 2:  # the letter occurs inside an option too
-            return None
-        options.append(parts[0].strip())
-        if len(parts) == 1:
-            break
-        rest = parts[1]
-    question = text[: headings[0].start()].strip()
-    return Asked(question, tuple(options)) if question and len(options) > 1 and all(options) else None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from infogap.data.manifest import MANIFEST_NAME, ManifestEntry, load_manifest
+from infogap.data.manifest import ManifestEntry, load_manifest, manifest_path
 from infogap.data.records import Record as ShardRecord
 from infogap.data.records import RecordError, decode_sample
 from infogap.data.sample import Sample
@@ -82,10 +82,8 @@ def _question(sample: Sample, pool: ImagePool, views: Mapping[str, ManifestEntry
 
 
 def _selected_views(root: Path) -> Mapping[str, ManifestEntry]:
-    manifest = (root if root.is_dir() else root.parent) / MANIFEST_NAME
-    if not manifest.is_file():
-        return {}
     try:
-        return load_manifest(manifest)
-    except ValueError as error:
+        manifest = manifest_path(root)
+        return load_manifest(manifest) if manifest.is_file() else {}
+    except (ValueError, FileNotFoundError) as error:
         raise BenchmarkError(str(error)) from error

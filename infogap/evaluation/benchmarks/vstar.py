@@ -10,11 +10,12 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import ClassVar, Final
 
+from infogap.data.options import Asked, split_options
 from infogap.data.sample import Sample
 from infogap.data.tables import Record
 from infogap.evaluation.benchmarks.evidence import read_evidence
 from infogap.evaluation.benchmarks.images import Picture
-from infogap.evaluation.benchmarks.options import Asked, bracketed, check_options, right_letter, split_options
+from infogap.evaluation.benchmarks.options import bracketed, check_options, right_letter
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
 from infogap.evaluation.question import BenchmarkError, Question
 

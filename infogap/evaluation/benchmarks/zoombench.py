@@ -5,10 +5,11 @@ from __future__ import annotations
 from string import ascii_uppercase
 from typing import ClassVar
 
+from infogap.data.options import Asked, split_options
 from infogap.data.sample import Sample
 from infogap.data.tables import Record
 from infogap.evaluation.benchmarks.images import Picture
-from infogap.evaluation.benchmarks.options import Asked, is_letter, right_letter, split_options
+from infogap.evaluation.benchmarks.options import is_letter, right_letter
 from infogap.evaluation.benchmarks.table_benchmark import Headings, TableBenchmark
 from infogap.evaluation.question import Question
 
