@@ -6,20 +6,32 @@
     python data_scripts/select_resolution.py data/needle --protocol configs/protocol/needle.yaml \
         --resolution.ladder '[128, 64, 32, 16]'
 
-Results are appended to resolution.jsonl beside the shards. After a kill the same command goes on where it stopped.
+Results are gathered in resolution.jsonl beside the shards. After a kill the same command goes on where it stopped.
+
+Several processes share the work, on any machines that see the same disk: the eight GPUs of one machine with
+
+    torchrun --nproc-per-node 8 data_scripts/select_resolution.py data/train ...
+
+and an array of jobs, each on its own, at any time and in any order, with
+
+    python data_scripts/select_resolution.py data/train --share $SLURM_ARRAY_TASK_ID/8 ...    # sbatch --array=1-8
+
+The last one to finish writes resolution.jsonl. After a kill any number of processes may go on.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
+import torch
 from jsonargparse import auto_cli
 
 from infogap.cli import short_errors
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.policy.loading import PolicyConfig
-from infogap.resolution import ResolutionConfig, select_with_policy
+from infogap.resolution import ResolutionConfig, Share, select_with_policy
 from infogap.rollout import RolloutConfig
 
 
@@ -30,6 +42,7 @@ def select_resolution(
     rollout: RolloutConfig,
     resolution: ResolutionConfig,
     manifest: Path | None = None,
+    share: str | None = None,
 ) -> None:
     """Select the view of each training sample that is just too small to answer from.
 
@@ -39,10 +52,14 @@ def select_resolution(
         protocol: its texts; a file such as configs/protocol/needle.yaml, single fields, or both.
         rollout: least view (view.min_tokens) and token limits (limits) of the answers.
         resolution: how views are selected.
-        manifest: where results go; default: resolution.jsonl beside the shards.
+        manifest: where results go; default: resolution.jsonl beside the shards, or what their index names.
+        share: which share of the samples, such as 3/8 for the third of eight; default: what torchrun says, or all.
     """
-    report = select_with_policy(root, policy, Protocol(protocol), rollout, resolution, manifest)
-    print(report.render())
+    chosen = Share.of_environment() if share is None else Share.parse(share)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    report = select_with_policy(root, policy, Protocol(protocol), rollout, resolution, manifest, share=chosen)
+    print(f"Share {chosen} is finished, others are not yet." if report is None else report.render())
 
 
 if __name__ == "__main__":

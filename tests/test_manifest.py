@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,12 @@ from infogap.data.manifest import (
     SelectionStatus,
     load_header,
     load_manifest,
+    load_results,
+    manifest_path,
+    write_manifest,
 )
+from infogap.data.sample import Sample
+from infogap.data.writing import write_shards
 
 HEADER = ManifestHeader("policy-1a2b", (1024, 512, 256), {"answers_per_level": 1, "prompt": ("a", "b")})
 SELECTED = ManifestEntry("a", SelectionStatus.SELECTED, 256)
@@ -126,6 +132,11 @@ def test_results_of_another_policy_or_ladder_are_not_mixed_in(tmp_path: Path, ot
         '{"key": "x", "view_tokens": 64, "status": "never_diverges"}',
         '{"key": "x", "view_tokens": null, "status": "unknown"}',
         '{"key": 7, "view_tokens": null, "status": "never_diverges"}',
+        '{"key": "x", "view_tokens": null, "status": "never_diverges", "answers": ["3"]}',
+        '{"key": "x", "view_tokens": null, "status": "never_diverges", "answers": {"original": 3}}',
+        '{"key": "x", "view_tokens": null, "status": "never_diverges", "answers": {"original": "3"}, "right": "3"}',
+        '{"key": "x", "view_tokens": null, "status": "never_diverges", "right": ["original"]}',
+        '{"key": "x", "view_tokens": null, "status": "never_diverges", "right": [["original"]]}',
     ],
 )
 def test_a_broken_line_is_named_by_its_number(tmp_path: Path, line: str) -> None:
@@ -146,3 +157,73 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path: Path) -> None:
     path.write_text('{"schema": 2, "policy": "x", "ladder": [], "details": {}}\n')
     with pytest.raises(ValueError, match=r"Line 1 .* schema is 2, but this version reads 1"):
         load_manifest(path)
+
+
+def test_answers_are_written_from_the_original_down_to_the_text(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    answers = {"text": None, "64": "b", "512": "ü", "1024": "a", "original": "a"}
+    entry = ManifestEntry("a", SelectionStatus.SELECTED, 64, answers, frozenset({"1024", "original"}))
+    write(path, entry, NEVER)
+    assert path.read_text().splitlines()[1:] == [
+        '{"key": "a", "view_tokens": 64, "status": "selected", "answers": {"original": "a", "1024": "a", "512": "ü", '
+        '"64": "b", "text": null}, "right": ["original", "1024"]}',
+        '{"key": "b", "view_tokens": null, "status": "never_diverges"}',
+    ]
+    assert load_manifest(path) == {"a": entry, "b": NEVER}
+    assert len({entry, NEVER}) == 2  # they can stand in sets
+
+
+def test_results_of_a_sample_are_joined(tmp_path: Path) -> None:
+    first = ManifestEntry(
+        "a", SelectionStatus.SELECTED, 64, {"64": "7", "original": "3"}, frozenset({"original", "64"})
+    )
+    later = ManifestEntry("a", SelectionStatus.SELECTED, 64, {"64": "8", "text": "3"}, frozenset({"text"}))
+    joined = first.joined(later)
+    assert joined.answers == {"64": "8", "original": "3", "text": "3"}
+    assert joined.right == {"original", "text"}
+    with pytest.raises(ValueError, match="name only answers that are there"):
+        ManifestEntry("a", SelectionStatus.NEVER_DIVERGES, None, {"64": "7"}, frozenset({"text"}))
+
+
+def test_a_whole_manifest_is_written_as_line_by_line(tmp_path: Path) -> None:
+    write(tmp_path / "lines.jsonl", SELECTED, NEVER)
+    (tmp_path / "m.jsonl").write_text("what was there before")
+    write_manifest(tmp_path / "m.jsonl", HEADER, [SELECTED, NEVER])
+    assert (tmp_path / "m.jsonl").read_bytes() == (tmp_path / "lines.jsonl").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_results_that_were_only_begun_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    assert load_results(path, HEADER) == {}
+    path.write_text('{"schema": 1, "pol')
+    assert load_results(path, HEADER) == {}
+    path.unlink()
+    write(path, NEVER)
+    assert load_results(path, HEADER) == {"b": NEVER}
+    with pytest.raises(ValueError, match="was made with"):
+        load_results(path, ManifestHeader("another", HEADER.ladder, HEADER.details))
+
+
+def test_a_manifest_has_one_writer(tmp_path: Path) -> None:
+    path = tmp_path / "m.jsonl"
+    with ManifestWriter(path, HEADER) as writer:
+        writer.append(NEVER)
+        with pytest.raises(ValueError, match=r"m\.jsonl is being written by another process: wait for it, or end it"):
+            ManifestWriter(path, HEADER)
+    write(path, SELECTED)
+    assert list(load_manifest(path)) == ["b", "a"]
+
+
+def test_the_manifest_lies_beside_the_shards_under_the_name_of_their_index(
+    tmp_path: Path, make_sample: Callable[..., Sample]
+) -> None:
+    (shard,) = write_shards([make_sample("a")], tmp_path / "set", 1)
+    for root in (tmp_path / "set", shard, str(tmp_path / "set" / "*.tar")):
+        assert manifest_path(root) == tmp_path / "set" / "resolution.jsonl"
+    index = json.loads((tmp_path / "set" / "shards.json").read_text())
+    (tmp_path / "set" / "shards.json").write_text(json.dumps({**index, "resolution": "views.jsonl"}))
+    for root in (tmp_path / "set", shard, str(tmp_path / "set" / "*.tar")):
+        assert manifest_path(root) == tmp_path / "set" / "views.jsonl"
+    (tmp_path / "set" / "shards.json").unlink()
+    assert manifest_path(tmp_path / "set") == tmp_path / "set" / "resolution.jsonl"

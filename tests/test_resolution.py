@@ -23,8 +23,8 @@ from infogap.data.manifest import (
 )
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.sample import Sample
-from infogap.data.shards import write_shards
 from infogap.data.skips import SkipReason
+from infogap.data.writing import write_shards
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.geometry import Frame, visual_tokens
 from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, load_policy
@@ -34,14 +34,15 @@ from infogap.resolution import (
     PolicyAnswerer,
     ResolutionConfig,
     SelectionReport,
+    Share,
     ensure_manifest,
     majority,
     make_header,
+    manifests,
     same_answer,
     select_resolutions,
 )
-from infogap.resolution import policy as resolution_policy
-from infogap.resolution.report import Progress
+from infogap.resolution.report import Progress, share_size
 from infogap.rollout import RolloutConfig
 
 LADDER = (128, 64, 32, 16)
@@ -127,18 +128,21 @@ def test_the_planted_level_of_every_sample_is_found(shards: list[Path], tmp_path
     for name in KEYS:
         level = PLANTED.get(name)
         status = SelectionStatus.SELECTED if level else SelectionStatus.NEVER_DIVERGES
-        assert entries[name] == ManifestEntry(name, status, level)
+        assert (entries[name].status, entries[name].view_tokens) == (status, level)
         reached = [budget for budget in LADDER if budget >= (level or 0)]  # and nothing below the first divergence
         assert [budget for asked, budget in answerer.asked if asked == name] == [ORIGINAL, *reached]
     assert report.statuses == {SelectionStatus.SELECTED: 9, SelectionStatus.NEVER_DIVERGES: 2}
     assert report.budgets == {128: 3, 64: 2, 32: 2, 16: 2}
 
 
-def test_samples_are_answered_in_batches_that_only_shrink(shards: list[Path], tmp_path: Path) -> None:
+def test_batches_are_full_until_no_sample_is_left(shards: list[Path], tmp_path: Path) -> None:
     answerer = ScriptedAnswerer(PLANTED)
     select(shards, answerer, tmp_path / "m.jsonl")
-    # four samples lose one with every level; of the last three one diverges at once and two go down to the end
-    assert list(map(len, answerer.batches)) == [4, 4, 3, 2, 1, 4, 4, 3, 2, 1, 3, 3, 2, 2, 2]
+    # a sample that diverges makes room for the next at once
+    assert sum(map(len, answerer.batches)) == 11 + sum(LADDER.index(level) + 1 for level in PLANTED.values()) + 2 * 4
+    sizes = list(map(len, answerer.batches))
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[:8] == [4] * 8
 
 
 def test_divergence_is_from_the_own_answer_and_not_from_the_truth(shards: list[Path], tmp_path: Path) -> None:
@@ -149,7 +153,7 @@ def test_divergence_is_from_the_own_answer_and_not_from_the_truth(shards: list[P
     select(shards[:1], answerer, tmp_path / "m.jsonl", require_correct=False)
     entries = load_manifest(tmp_path / "m.jsonl")
     assert entries[key(0)].status is SelectionStatus.NEVER_DIVERGES
-    assert entries[key(1)] == ManifestEntry(key(1), SelectionStatus.SELECTED, 64)
+    assert (entries[key(1)].status, entries[key(1)].view_tokens) == (SelectionStatus.SELECTED, 64)
 
 
 @pytest.mark.parametrize(("original", "require_correct"), [("banana", True), (None, True), (None, False)])
@@ -164,33 +168,42 @@ def test_wrong_on_the_original_is_marked_and_not_asked_further(
     assert Counter(entry.status for entry in entries.values())[SelectionStatus.SELECTED] == 3
 
 
-def test_a_killed_run_goes_on_to_the_same_bytes(shards: list[Path], tmp_path: Path) -> None:
+def part(manifest: Path) -> Path:
+    return manifest.with_name(f"{manifest.name}.part-1-of-1")
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_a_killed_run_goes_on_to_the_same_bytes(shards: list[Path], tmp_path: Path, batch_size: int) -> None:
     whole, path = ScriptedAnswerer(PLANTED), tmp_path / "resumed.jsonl"
-    select(shards, whole, tmp_path / "whole.jsonl")
-    killed = ScriptedAnswerer(PLANTED, stop_after=5)  # between two batches of samples
+    select(shards, whole, tmp_path / "whole.jsonl", batch_size=3)
+    killed = ScriptedAnswerer(PLANTED, stop_after=5)
     with pytest.raises(KeyboardInterrupt):
-        select(shards, killed, path)
-    assert list(load_manifest(path)) == KEYS[:4]
-    path.write_bytes(path.read_bytes() + b'{"key": "torn')
+        select(shards, killed, path, batch_size=batch_size)
+    assert not path.exists()
+    known = load_manifest(part(path))
+    part(path).write_bytes(part(path).read_bytes() + b'{"key": "torn')
     resumed = ScriptedAnswerer(PLANTED)
     report = select(shards, resumed, path)
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert Counter(killed.asked + resumed.asked) == Counter(whole.asked)  # each question once
+    assert known
+    assert not {name for name, _ in resumed.asked} & known.keys()
     assert sum(report.statuses.values()) == 11
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "resumed.jsonl",
+        "resumed_report.txt",
+        "whole.jsonl",
+        "whole_report.txt",
+    ]
 
 
-def test_a_kill_amid_a_batch_costs_no_more_than_that_batch(shards: list[Path], tmp_path: Path) -> None:
-    whole, path = ScriptedAnswerer(PLANTED), tmp_path / "resumed.jsonl"
-    select(shards, whole, tmp_path / "whole.jsonl")
-    killed = ScriptedAnswerer(PLANTED, stop_after=7)
-    with pytest.raises(KeyboardInterrupt):
-        select(shards, killed, path)
-    lines = path.read_bytes().splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:3]))  # as if killed between two lines of the first batch
+def test_a_manifest_that_an_older_version_began_is_finished(shards: list[Path], tmp_path: Path) -> None:
+    select(shards, ScriptedAnswerer(PLANTED), tmp_path / "whole.jsonl")
+    path = tmp_path / "resumed.jsonl"
+    path.write_bytes(b"".join((tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)[:4]) + b'{"torn')
     resumed = ScriptedAnswerer(PLANTED)
-    select(shards, resumed, path, batch_size=3)
+    select(shards, resumed, path)
     assert path.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
-    assert not {name for name, _ in resumed.asked} & set(KEYS[:2])
+    assert not {name for name, _ in resumed.asked} & set(KEYS[:3])
 
 
 def test_a_finished_manifest_asks_nothing(shards: list[Path], tmp_path: Path) -> None:
@@ -277,7 +290,8 @@ class Voters(ScriptedAnswerer):
 
 
 def test_of_several_answers_the_majority_decides(shards: list[Path], tmp_path: Path) -> None:
-    select(shards, Voters(PLANTED), tmp_path / "voted.jsonl")
+    voters = Voters(PLANTED)
+    select(shards, voters, tmp_path / "voted.jsonl")
     select(shards, ScriptedAnswerer(PLANTED), tmp_path / "one.jsonl")
     assert (tmp_path / "voted.jsonl").read_bytes() == (tmp_path / "one.jsonl").read_bytes()
 
@@ -309,11 +323,26 @@ def test_the_report_shows_every_status_and_a_bar_for_every_budget() -> None:
 
 def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFixture) -> None:
     moments = iter([0.0, 10.0, 40.0, 50.0])
-    progress = Progress(100, 200, clock=lambda: next(moments))
+    progress = Progress(Share(), 200, clock=lambda: next(moments))
     with caplog.at_level(logging.INFO):
-        for done in (110, 120, 130):
-            progress.log(done)
+        for answered in (10, 20, 30):
+            progress.log(answered, passed=100)
     assert caplog.messages == ["Selected the views of 120 of 200 samples, 0.50 a second, 0:02:40 left."]
+
+
+def test_the_time_left_is_that_of_the_share(
+    shards: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert [share_size(shards, Share(number, 2)) for number in (1, 2)] == [4 + 3, 4]
+    assert [share_size(shards, Share(number, 5)) for number in range(1, 6)] == [3, 2, 2, 2, 2]
+    assert share_size([*shards, tmp_path / "of another folder.tar"], Share(1, 2)) == 7
+    assert share_size([*shards, tmp_path / "of another folder.tar"], Share(2, 2)) is None
+    moments = iter([0.0, 100.0, 200.0])
+    progress = Progress(Share(2, 8), 50, clock=lambda: next(moments))
+    with caplog.at_level(logging.INFO):
+        progress.log(0, passed=10)  # nothing says yet how long an answer takes
+        progress.log(20, passed=10)
+    assert caplog.messages == ["Share 2/8: Selected the views of 30 of 50 samples, 0.10 a second, 0:03:20 left."]
 
 
 @pytest.mark.parametrize(
@@ -327,6 +356,7 @@ def test_progress_is_logged_with_rate_and_time_left(caplog: pytest.LogCaptureFix
         ({"samples": 0}, "samples"),
         ({"batch_size": 0}, "batch_size"),
         ({"samples": 3, "temperature": 0.0}, "temperature"),
+        ({"ask_without_image": True, "keep_answers": False}, "ask_without_image"),
     ],
 )
 def test_a_wrong_setting_is_refused(fields: dict[str, object], message: str) -> None:
@@ -375,7 +405,7 @@ def test_the_policy_that_answers_is_the_one_that_training_starts_from(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded: list[Path] = []
-    monkeypatch.setattr(resolution_policy, "load_weights", lambda _, source: loaded.append(source))
+    monkeypatch.setattr(manifests, "load_weights", lambda _, source: loaded.append(source))
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.write_bytes(b"stage 1")
     config, policy = ResolutionConfig(ladder=LADDER), PolicyConfig(path=str(policy_folder))
@@ -397,6 +427,9 @@ def test_the_header_names_what_the_answers_depend_on(policy_folder: Path) -> Non
     assert plain != header(ResolutionConfig(original_tokens=4096))
     assert plain != header(ResolutionConfig(require_correct=False))
     assert header(ResolutionConfig(samples=3)) != header(ResolutionConfig(samples=3, seed=7))
+    assert plain == header(ResolutionConfig(keep_answers=False))
+    assert plain == header(ResolutionConfig(ask_without_image=True, order="together"))  # of the same results
+    assert plain != header(ResolutionConfig(order="bisect"))
     assert plain.policy == fingerprint(policy_folder)
 
 
@@ -409,8 +442,8 @@ def scripted_policy(monkeypatch: pytest.MonkeyPatch) -> ScriptedAnswerer:
         def to(self, _device: str) -> Weights:
             return self
 
-    monkeypatch.setattr(resolution_policy, "load_policy", lambda *_: Weights())
-    monkeypatch.setattr(resolution_policy, "PolicyAnswerer", lambda *_: answerer)
+    monkeypatch.setattr(manifests, "load_policy", lambda *_: Weights())
+    monkeypatch.setattr(manifests, "PolicyAnswerer", lambda *_: answerer)
     return answerer
 
 
@@ -435,7 +468,7 @@ def test_a_missing_manifest_is_made_and_a_complete_one_used(
     path = copied_shards / MANIFEST_NAME
     with caplog.at_level(logging.INFO):
         ensure(copied_shards, policy_folder)
-    assert "has 0 results and is not complete" in caplog.messages[0]
+    assert "resolution.jsonl is not complete: selecting the rest" in caplog.messages[0]
     assert list(load_manifest(path)) == KEYS
     made, questions = path.read_bytes(), len(scripted_policy.asked)
     (policy_folder / "config.json").write_text("the policy of a later stage")
@@ -471,26 +504,6 @@ def process_group(tmp_path: Path) -> Iterator[None]:
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
     yield
     distributed.destroy_process_group()
-
-
-@pytest.mark.usefixtures("process_group")
-@pytest.mark.parametrize("rank", [0, 1])
-def test_only_the_first_process_selects(
-    copied_shards: Path,
-    policy_folder: Path,
-    scripted_policy: ScriptedAnswerer,
-    monkeypatch: pytest.MonkeyPatch,
-    rank: int,
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(resolution_policy.distributed, "get_rank", lambda: rank)
-        patch.setattr(resolution_policy.distributed, "new_group", lambda **_: "group")
-        waits: list[str] = []
-        patch.setattr(resolution_policy.distributed, "barrier", lambda group: waits.append(group))
-        patch.setattr(resolution_policy.distributed, "destroy_process_group", lambda group: None)
-        ensure(copied_shards, policy_folder)
-    assert waits == ["group"]
-    assert bool(scripted_policy.asked) is (rank == 0)
 
 
 @pytest.mark.usefixtures("process_group", "scripted_policy")

@@ -1,25 +1,39 @@
 """The resolution manifest: which view of a sample is just too small to answer from (LFPC section 3).
 
 A manifest is a JSON-lines file. Its first line is a header that says which policy and which ladder of resolutions it
-was made with; each further line is the result for one sample. Lines are only ever appended, so a run that was killed
-goes on where it stopped: a last line without its line end was torn and is dropped. If a key occurs twice the last
-line wins. The format is described in docs/shard_format.md.
+was made with; each further line is the result for one sample. While views are being selected, lines are only ever
+appended, so a run that was killed goes on where it stopped: a last line without its line end was torn and is dropped.
+If a key occurs twice the last line wins. The format is described in docs/shard_format.md.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
+
+from infogap.data.index import DEFAULT_MANIFEST, load_index
+from infogap.data.shards import find_shards
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = 1
-MANIFEST_NAME = "resolution.jsonl"
-"""File name of a manifest that lies beside its shards."""
+MANIFEST_NAME = DEFAULT_MANIFEST
+"""File name of a manifest that lies beside its shards, unless their index has another."""
+
+ORIGINAL = "original"
+"""Name of the answer from the original."""
+
+TEXT = "text"
+"""Name of the answer without an image. Those from views are named by their budget in visual tokens."""
 
 
 class SelectionStatus(StrEnum):
@@ -38,14 +52,19 @@ class ManifestEntry:
         key: key of the sample.
         status: what was found out.
         view_tokens: visual tokens of the selected view; None unless the status is ``SELECTED``.
+        answers: what the policy answered without the tool, by what it was shown: ``ORIGINAL``, a budget of visual
+            tokens such as "512", or ``TEXT``; None where it gave no answer. Empty if answers were not kept.
+        right: those of them that were right.
 
     Raises:
-        ValueError: if status and view_tokens contradict each other.
+        ValueError: if status and view_tokens contradict each other, or an answer is right that is not there.
     """
 
     key: str
     status: SelectionStatus
     view_tokens: int | None = None
+    answers: Mapping[str, str | None] = field(default_factory=dict, hash=False)
+    right: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         """Refuse a selected view without a size, and a size without a selected view."""
@@ -55,6 +74,17 @@ class ManifestEntry:
                 f"Sample {self.key!r} has the status {self.status} with view_tokens {self.view_tokens}: give a "
                 "positive number with 'selected' and none with any other status."
             )
+        if not self.right <= self.answers.keys():
+            raise ValueError(
+                f"Sample {self.key!r} has answers to {sorted(self.answers)}, of which {sorted(self.right)} are right: "
+                "name only answers that are there."
+            )
+
+    def joined(self, later: ManifestEntry) -> ManifestEntry:
+        """A later result of the same sample, with the answers of both."""
+        answers = {**self.answers, **later.answers}
+        right = (self.right - later.answers.keys()) | later.right
+        return ManifestEntry(later.key, later.status, later.view_tokens, answers, right)
 
 
 @dataclass(frozen=True)
@@ -85,29 +115,27 @@ class ManifestWriter:
         entries: results that are in the file, by key; a resumed run skips these.
 
     Raises:
-        ValueError: if the file exists and was made with another header, or is no manifest.
+        ValueError: if the file exists and was made with another header, is no manifest, or is being written by another
+            process, as far as its disk can lock files.
     """
 
     def __init__(self, path: Path, header: ManifestHeader) -> None:
-        self.entries: dict[str, ManifestEntry] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole = _whole_lines(path.read_bytes()) if path.exists() else b""
-        line = {"schema": SCHEMA, "policy": header.policy, "ladder": header.ladder, "details": dict(header.details)}
-        if whole:
-            found, self.entries = _parse(whole, path)
-            if found != _parse_header(json.loads(json.dumps(line))):  # as it would be read back
-                raise ValueError(
-                    f"The manifest {path} was made with {found}, not with {header}: name another file, or remove this "
-                    "one."
-                )
-            os.truncate(path, len(whole))  # otherwise the next line would be appended to the torn one
-        self._file = path.open("ab" if whole else "wb", buffering=0)
-        if not whole:
-            self._write(line)
+        self._file = path.open("ab", buffering=0)
+        try:
+            _lock(self._file, path)
+            self.entries = load_results(path, header)
+            whole = _whole_lines(path.read_bytes())
+            self._file.truncate(len(whole))  # otherwise the next line would be appended to a torn one
+            if not whole:
+                self._write(_header_line(header))
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, entry: ManifestEntry) -> None:
         """Write one result."""
-        self._write({"key": entry.key, "view_tokens": entry.view_tokens, "status": entry.status.value})
+        self._write(_entry_line(entry))
         self.entries[entry.key] = entry
 
     def close(self) -> None:
@@ -122,10 +150,36 @@ class ManifestWriter:
     ) -> None:
         self.close()
 
-    def _write(self, line: Mapping[str, Any]) -> None:
+    def _write(self, line: bytes) -> None:
         """One line in one call, so that a kill tears at most this line."""
-        self._file.write((json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self._file.write(line)
         os.fsync(self._file.fileno())
+
+
+def manifest_path(root: str | Path) -> Path:
+    """Where the manifest of some shards lies: beside the first one, under the name that its folder's index gives.
+
+    Args:
+        root: a folder of shards, a glob pattern or a file.
+
+    Raises:
+        FileNotFoundError: if there are no shards.
+        ValueError: if they are not local, or the index is damaged.
+    """
+    folder = find_shards(root)[0].parent
+    index = load_index(folder)
+    return folder / (MANIFEST_NAME if index is None else index.resolution)
+
+
+def write_manifest(path: Path, header: ManifestHeader, entries: Iterable[ManifestEntry]) -> None:
+    """Write a whole manifest: it appears at once, in the place of one that is there."""
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
+    with partial.open("wb") as file:
+        file.write(_header_line(header))
+        file.writelines(map(_entry_line, entries))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
 
 
 def load_manifest(path: Path) -> dict[str, ManifestEntry]:
@@ -136,6 +190,26 @@ def load_manifest(path: Path) -> dict[str, ManifestEntry]:
         ValueError: if the file is no manifest, or a line of it is broken; names the line.
     """
     return _parse(_whole_lines(path.read_bytes()), path)[1]
+
+
+def load_results(path: Path, header: ManifestHeader) -> dict[str, ManifestEntry]:
+    """Read the results of a manifest that may have been begun; none if there is no file, or no whole line in it.
+
+    Raises:
+        ValueError: if it was made with another header, or as in `load_manifest`.
+    """
+    try:
+        whole = _whole_lines(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    if not whole:
+        return {}
+    found, entries = _parse(whole, path)
+    if found != _parse_header(json.loads(_header_line(header))):  # as it would be read back
+        raise ValueError(
+            f"The manifest {path} was made with {found}, not with {header}: name another file, or remove this one."
+        )
+    return entries
 
 
 def load_header(path: Path) -> ManifestHeader:
@@ -164,7 +238,7 @@ def _parse(data: bytes, path: Path) -> tuple[ManifestHeader, dict[str, ManifestE
             else:
                 entry = _parse_entry(json.loads(line))
                 entries[entry.key] = entry
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, ArithmeticError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ValueError(
                 f"Line {number} of the manifest {path} is broken ({what}): repair or remove it."
@@ -183,4 +257,42 @@ def _parse_entry(line: dict[str, Any]) -> ManifestEntry:
     key, tokens = line["key"], line["view_tokens"]
     if not isinstance(key, str) or not (tokens is None or type(tokens) is int):
         raise TypeError(f"key is {key!r} and view_tokens is {tokens!r}, but text and a whole number or null are needed")
-    return ManifestEntry(key, SelectionStatus(line["status"]), tokens)
+    answers, right = line.get("answers", {}), line.get("right", [])
+    if not isinstance(answers, dict) or not all(answer is None or type(answer) is str for answer in answers.values()):
+        raise TypeError(f"answers is {answers!r}, but an object of texts is needed")
+    if not isinstance(right, list):
+        raise TypeError(f"right is {right!r}, but a list of names is needed")
+    return ManifestEntry(key, SelectionStatus(line["status"]), tokens, answers, frozenset(right))
+
+
+def _header_line(header: ManifestHeader) -> bytes:
+    line = {"schema": SCHEMA, "policy": header.policy, "ladder": header.ladder, "details": dict(header.details)}
+    return _line(line)
+
+
+def _entry_line(entry: ManifestEntry) -> bytes:
+    line: dict[str, Any] = {"key": entry.key, "view_tokens": entry.view_tokens, "status": entry.status.value}
+    if entry.answers:
+        names = sorted(entry.answers, key=answer_order)
+        line["answers"] = {name: entry.answers[name] for name in names}
+        line["right"] = [name for name in names if name in entry.right]
+    return _line(line)
+
+
+def answer_order(name: str) -> tuple[int, int]:
+    """Sorts the names of answers: the original, the views from large to small, the text alone."""
+    return (1, -int(name)) if name.isdecimal() else (0 if name == ORIGINAL else 2, 0)
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    """Take a file for this process alone, until it is closed."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise ValueError(f"The manifest {path} is being written by another process: wait for it, or end it.") from error
+    except OSError as error:  # some disks of clusters cannot: two writers would only do the same work twice
+        logger.warning("The disk of %s cannot lock files (%s): see that no other process writes it.", path, error)
