@@ -16,7 +16,8 @@ Each room may import only the rooms above it:
     grpo                        advantages, losses, the LightningModule
     evaluation                  benchmarks, probes, metrics, reports (does not use grpo)
     callbacks                   stage switch, trajectory log, probes during training
-    cli, export, resolution     entry points
+    resolution, data_commands, export, lightning_cli, cli     entry points
+    data_commands               entry point of `infogap data`
 """
 
 from __future__ import annotations

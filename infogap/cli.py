@@ -1,7 +1,6 @@
 """``infogap fit --config configs/stage1.yaml``: the command line.
 
-Each command has the classes that it needs: ``fit`` and ``validate`` the GRPO module and shards, ``test`` the evaluation
-module and a benchmark's files; ``compare`` reads results, ``export`` a checkpoint.
+What a command needs is imported when it is called, since Lightning alone takes seconds to import.
 """
 
 from __future__ import annotations
@@ -9,41 +8,12 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import transformers
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
-from lightning.pytorch.core import LightningDataModule, LightningModule
-
-import infogap.callbacks  # imported, a callback can be named in YAML by its class name alone
-from infogap import export
-from infogap.callbacks.checkpoint_files import FOLDER, is_complete, newest_checkpoint, requeued_checkpoint
-from infogap.data.datamodule import ShardDataModule
-from infogap.evaluation import compare
-from infogap.evaluation.datamodule import BenchmarkDataModule
-from infogap.evaluation.module import EvaluationModule
-from infogap.grpo.module import GRPOModule
-from infogap.parser import InfogapParser
-from infogap.resolution import ResolutionConfig, ensure_manifest
-from infogap.rollout import RolloutConfig, ViewConfig
-
-QUIET = (
-    # messages about other packages' code or products, which a user of this one cannot act on
-    r".*isinstance\(treespec, LeafSpec\).*",
-    r".*LightningCLI's args parameter is intended to run from within Python.*",
-    r".*does not have many workers.*",
-    r"Total length of `list` across ranks is zero.*",  # data.val_root is null
-    r".*is not supported on this platform.*",
-    r".*is_gradient_checkpointing.*deprecated.*",  # peft reads it
-    r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the numbers are those of all ranks already
-)
-
+import infogap
 
 OVERVIEW = """\
 usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -53,131 +23,12 @@ usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
   test      evaluate: infogap test --config configs/eval/vstar.yaml --model.init_from PATH --data.root PATH
   compare   one table of several results, with paired differences: infogap compare FOLDER FOLDER
   export    a Hugging Face folder of a trained policy: infogap export CHECKPOINT OUT
+  data      shards: convert, check, filter, unpack, index, report: infogap data check SHARDS
 
 infogap COMMAND --help lists the options of a command."""
 
 
-class InfogapCLI(LightningCLI):
-    """The command line of one module class and one datamodule class."""
-
-    seeds: tuple[str, ...] = ()
-    """Fields that ``seed_everything`` sets."""
-
-    def add_arguments_to_parser(self, parser: object) -> None:
-        """The ladder of resolution selection, which belongs to neither class, and one seed for everything random."""
-        parser.add_class_arguments(ResolutionConfig, "resolution")  # type: ignore[attr-defined]
-        for seed in self.seeds:
-            parser.link_arguments("seed_everything", seed, compute_fn=int)  # type: ignore[attr-defined]
-
-    @property
-    def _resolution(self) -> ResolutionConfig:
-        chosen = self.config_init[self.subcommand]["resolution"]
-        return chosen if isinstance(chosen, ResolutionConfig) else ResolutionConfig(**vars(chosen))
-
-
-class TrainingCLI(InfogapCLI):
-    """``fit`` and ``validate``."""
-
-    seeds = ("model.seed", "data.seed")
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The commands, and which of their arguments are not options."""
-        commands = LightningCLI.subcommands()
-        return {name: commands[name] for name in ("fit", "validate")}
-
-    def before_fit(self) -> None:
-        """Find the checkpoint, and have views selected once the processes know each other."""
-        self._find_checkpoint()
-        selection = ViewSelection(self._resolution, int(self._chosen["seed_everything"]))
-        self.trainer.callbacks.append(selection)  # type: ignore[attr-defined]  # set by one of its connectors
-
-    def before_validate(self) -> None:
-        """Find the checkpoint."""
-        self._find_checkpoint()
-
-    @property
-    def _chosen(self) -> Any:
-        return self.config_init[self.subcommand]
-
-    def _parse_ckpt_path(self) -> None:
-        """Leave the configuration as it is: no checkpoint of ours holds hyperparameters, and looking reads it all."""
-
-    def _find_checkpoint(self) -> None:
-        """For a folder of checkpoints take the newest; a requeued SLURM job goes on from its own."""
-        if self._chosen["ckpt_path"] is None:
-            found = requeued_checkpoint(Path(self.trainer.log_dir or self.trainer.default_root_dir) / FOLDER)
-        else:
-            path = Path(self._chosen["ckpt_path"])
-            found = newest_checkpoint(path) if path.is_dir() and not is_complete(path) else path
-        # the trainer knows it from the start, where an argument of fit is known only when everything is loaded
-        self._chosen["ckpt_path"], self.trainer.ckpt_path = None, None if found is None else str(found)
-
-
-class ViewSelection(Callback):
-    """Makes or finishes the resolution manifest beside each set of shards: the first process works, the others wait.
-
-    Args:
-        config: how views are selected.
-        seed: what the global generators are set to afterwards: selection has drawn from them, and adapters will be.
-    """
-
-    def __init__(self, config: ResolutionConfig, seed: int) -> None:
-        self.config, self.seed = config, seed
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Needs the shards, which have been prepared, and the process group."""
-        model, data = cast(GRPOModule, pl_module), cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
-        if model.rollout_config.view.mode == "selected" or data.require_view_tokens:
-            manifest, init_from = (None if path is None else Path(path) for path in (data.manifest, model.init_from))
-            for root, where in ((data.root, manifest), (data.val_root, None)):
-                if root is not None:
-                    ensure_manifest(
-                        root,
-                        model.policy_config,
-                        model.protocol,
-                        model.rollout_config,
-                        self.config,
-                        where,
-                        init_from,
-                        strict=data.strict,
-                    )
-        seed_everything(self.seed, workers=True, verbose=False)
-
-
-class EvaluationCLI(InfogapCLI):
-    """``test``."""
-
-    seeds = ("model.seed",)
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """The command, and which of its arguments are not options."""
-        return {"test": LightningCLI.subcommands()["test"]}
-
-    def before_test(self) -> None:
-        """Make the scenes that are asked for, and the views of our own shards, as the policy before training sees them.
-
-        The weights in ``model.init_from`` play no part in this: what stage 1 learned is measured at the views that were
-        selected before it.
-        """
-        model, data = self.model, self.datamodule
-        data.prepare_data()
-        needed = "selected" in model.play.views or data.require_view_tokens
-        if data.benchmark.name != "shards" or not needed:
-            return
-        play = model.play
-        view = ViewConfig(min_tokens=play.min_view_tokens)
-        rollout = RolloutConfig(view=view, crop=play.crop, limits=play.limits)
-        ensure_manifest(data.root, model.first_policy, model.protocol, rollout, self._resolution, strict=data.strict)
-
-    def after_test(self) -> None:
-        """Keep the configuration beside the results: an evaluation has no log folder."""
-        path = self.model.output / "config.yaml"
-        self._parser(self.subcommand).save(self.config[self.subcommand], path, overwrite=True, multifile=False)
-
-
-def main(args: ArgsType = None) -> None:
+def main(args: Any = None) -> None:
     """Run the command line.
 
     Run as a program, a mistake in the configuration or the data that this package found costs one line and the exit
@@ -195,10 +46,7 @@ def short_errors() -> Iterator[None]:
     """A mistake that this package found costs the program one line and the exit status 2."""
     try:
         yield
-    except MisconfigurationException as error:  # Lightning's, such as more GPUs than there are
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         mistake = _mistake(error)
         if mistake is None:
             raise
@@ -206,55 +54,41 @@ def short_errors() -> Iterator[None]:
         sys.exit(2)
 
 
-def _run(args: ArgsType) -> None:
+def _run(args: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
     words = args if isinstance(args, list) else []
     command = words[0] if words else ""
     if command in ("-h", "--help"):
         print(OVERVIEW)
     elif command == "compare":
+        from infogap.evaluation import compare
+
         compare.main(words[1:])
     elif command == "export":
+        from infogap import export
+
         export.main(words[1:])
-    elif command == "test":
-        _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args, None)
+    elif command == "data":
+        from infogap import data_commands
+
+        data_commands.main(words[1:])
     else:
-        _start(TrainingCLI, GRPOModule, ShardDataModule, args, SaveConfigCallback)
+        from infogap import lightning_cli
+
+        lightning_cli.run(args)
 
 
-def _start(
-    cli: type[InfogapCLI],
-    module: type[LightningModule],
-    data: type[LightningDataModule],
-    args: ArgsType,
-    save: type[SaveConfigCallback] | None,
-) -> None:
-    cli(
-        module,
-        data,
-        args=args,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        save_config_callback=save,
-        save_config_kwargs={"overwrite": True},
-        parser_class=InfogapParser,
-    )
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return not any(product in record.getMessage() for product in ("litlogger", "litmodels"))
-
-
-def _mistake(error: BaseException | None) -> str | None:
+def _mistake(raised: Exception) -> str | None:
     """What the error says if this package raised it, else that of this package behind it: the parser wraps a config's.
 
     An error of a DataLoader's worker is raised anew with its traceback as its text, whose last line is the message.
     """
+    if type(raised).__name__ == "MisconfigurationException":  # Lightning's, such as more GPUs than there are
+        return " ".join(str(raised).split())
+    if not isinstance(raised, ValueError | OSError):
+        return None
     package = Path(infogap.__file__).resolve().parent
+    error: BaseException | None = raised
     while error is not None:
         frames = traceback.extract_tb(error.__traceback__)
         if frames and Path(frames[-1].filename).resolve().is_relative_to(package):

@@ -24,7 +24,7 @@ from infogap import cli
 from infogap.data.datamodule import ShardDataModule
 from infogap.data.images import ImageError
 from infogap.data.manifest import MANIFEST_NAME, load_manifest
-from infogap.data.needle import write_needle_shards
+from infogap.data.needle_shards import write_needle_shards
 from infogap.data.sample import SampleError
 from infogap.data.skips import SkipReason
 from infogap.episode.protocol import Protocol

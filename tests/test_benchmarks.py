@@ -16,10 +16,10 @@ from predictions import predict, sheet_of, unreadable
 from torchmetrics.classification import BinaryF1Score, BinaryPrecision, BinaryRecall
 
 from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter, SelectionStatus
-from infogap.data.shards import write_shards
+from infogap.data.options import Asked, split_options
 from infogap.data.tables import Record, TableError, find_parts, read_tables
+from infogap.data.writing import write_shards
 from infogap.evaluation.benchmarks.images import ImagePool
-from infogap.evaluation.benchmarks.options import Asked, split_options
 from infogap.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from infogap.evaluation.benchmarks.vstar import VStar
 from infogap.evaluation.question import BenchmarkError, Question, UnreadableRow

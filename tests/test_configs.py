@@ -11,7 +11,6 @@ import yaml
 
 from infogap.callbacks.checkpoint_files import FOLDER, RESULT
 from infogap.callbacks.grounding_stage import GroundingStage
-from infogap.cli import EvaluationCLI, TrainingCLI
 from infogap.data.datamodule import ShardDataModule
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.evaluation.arms import NEEDS_BOXES
@@ -21,6 +20,7 @@ from infogap.evaluation.module import EvaluationModule
 from infogap.geometry import Frame
 from infogap.grpo.module import GRPOModule
 from infogap.grpo.strategy import ReplicatedStrategy, ShardedStrategy
+from infogap.lightning_cli import EvaluationCLI, TrainingCLI
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FULL = sorted(CONFIGS.glob("*.yaml"))

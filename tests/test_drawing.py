@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from infogap.callbacks import drawing
-from infogap.callbacks.drawing import GREEN, TURN_COLOURS, draw_episode
+from infogap.callbacks.drawing import TURN_COLOURS, draw_episode
+from infogap.data.drawing import GREEN, font, wrap
 from infogap.data.images import HighResImage
 from infogap.data.needle import NeedleConfig, make_sample
 from infogap.data.sample import Sample
@@ -169,6 +170,6 @@ def test_extreme_aspects_can_be_drawn() -> None:
 @settings(max_examples=50)
 @given(st.text(alphabet="ab \n", max_size=300), st.integers(20, 200))
 def test_wrapped_lines_fit_and_lose_no_letter(text: str, width: int) -> None:
-    lines = list(drawing._wrap(text, width))
-    assert all(drawing._font().getlength(line) <= width for line in lines)
+    lines = list(wrap(text, width))
+    assert all(font().getlength(line) <= width for line in lines)
     assert "".join(lines).replace(" ", "") == text.replace(" ", "").replace("\n", "")

@@ -17,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from infogap.cli import main
 from infogap.data.needle import NeedleConfig, make_samples
-from infogap.data.shards import write_shards
+from infogap.data.writing import write_shards
 from infogap.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from infogap.evaluation.engine import ArmPlayer
 from infogap.evaluation.prediction_file import load_contents, load_predictions
@@ -192,7 +192,9 @@ def test_fixed_views_of_needle_scenes_are_played_too(tmp_path: Path) -> None:
 
 def test_a_model_folder_does_not_select_its_own_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
-    monkeypatch.setattr("infogap.cli.ensure_manifest", lambda root, policy, *_, **__: asked.append(policy.path))
+    monkeypatch.setattr(
+        "infogap.lightning_cli.ensure_manifest", lambda root, policy, *_, **__: asked.append(policy.path)
+    )
     with pytest.raises(BenchmarkError, match=f"No row of .* was played: {SCENES} were left out"):
         main(arguments(tmp_path, f"--model.init_from={NEEDLE_POLICY}"))
     assert asked == ["needle"]

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from infogap.data.needle import COLOURS, NeedleConfig, make_sample, make_samples, make_scene, write_needle_shards
+from infogap.data.needle import COLOURS, NeedleConfig, make_sample, make_samples, make_scene
+from infogap.data.needle_shards import write_needle_shards
 from infogap.data.shards import find_shards, read_samples
 from infogap.data.skips import SkipLog
 from infogap.geometry import check_nested

@@ -14,7 +14,7 @@ import torch
 from ranks import SCENARIOS, SIZES
 from tiny_policy import SCENES, write_tiny_policy
 
-from infogap.data.needle import write_needle_shards
+from infogap.data.needle_shards import write_needle_shards
 
 TOLERANCE = 1e-5
 
