@@ -87,6 +87,8 @@ def _mistake(raised: Exception) -> str | None:
         return " ".join(str(raised).split())
     if not isinstance(raised, ValueError | OSError):
         return None
+    if isinstance(raised, OSError) and raised.filename and raised.strerror:  # a disk that is full, a folder of others
+        return f"{raised.strerror}: {raised.filename}"
     package = Path(infogap.__file__).resolve().parent
     error: BaseException | None = raised
     while error is not None:

@@ -15,10 +15,11 @@ from lightning.pytorch.core import LightningDataModule, LightningModule
 import infogap.callbacks  # noqa: F401  # imported, a callback can be named in YAML by its class name alone
 from infogap.callbacks.checkpoint_files import FOLDER, is_complete, newest_checkpoint, requeued_checkpoint
 from infogap.data.datamodule import ShardDataModule, ShardSource
-from infogap.data.reader import is_remote
+from infogap.data.reader import is_remote, load_manifest_beside
 from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
 from infogap.grpo.module import GRPOModule
+from infogap.grpo.strategy import check_strategy
 from infogap.parser import InfogapParser
 from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import RolloutConfig, ViewConfig
@@ -105,12 +106,14 @@ class ViewSelection(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Needs the shards, which have been prepared, and the process group."""
+        check_strategy(trainer.strategy, trainer.world_size)  # the module would say so after hours of selection
         model, data = cast(GRPOModule, pl_module), cast(ShardDataModule, trainer.datamodule)  # type: ignore[attr-defined]
         if model.rollout_config.view.mode == "selected" or data.require_view_tokens:
             init_from = None if model.init_from is None else Path(model.init_from)
             validation = [] if data.val_root is None else [ShardSource(data.val_root)]
             for source in (*data.sources, *validation):
-                if is_remote(source.root):  # its manifest lies beside it, which training checks
+                if is_remote(source.root):  # views are selected before shards are uploaded
+                    _check_remote_views(source, data)
                     continue
                 ensure_manifest(
                     source.root,
@@ -123,6 +126,14 @@ class ViewSelection(Callback):
                     strict=data.strict,
                 )
         seed_everything(self.seed, workers=True, verbose=False)
+
+
+def _check_remote_views(source: ShardSource, data: ShardDataModule) -> None:
+    if source.manifest is None and load_manifest_beside(source.root, data.cache) is None:
+        raise ValueError(
+            f"There is no resolution manifest beside {source.root}: run data_scripts/select_resolution.py on a copy of "
+            "the shards and upload resolution.jsonl with them, or set model.rollout.view.mode to budget."
+        )
 
 
 class EvaluationCLI(InfogapCLI):

@@ -22,12 +22,16 @@ class ShardServer:
         requests: paths with the first byte asked for, in order.
         fault: of the number of a request, from 1: "error" (503), "cut" (half of the body), or "" for none.
         ranges: whether it can begin in the middle of a file.
+        missing: status of what is not there.
+        says_length: whether it says how long an answer is.
     """
 
     url: str
     requests: list[tuple[str, int]] = field(default_factory=list)
     fault: Callable[[int], str] = lambda number: ""
     ranges: bool = True
+    missing: int = 404
+    says_length: bool = True
 
 
 @contextmanager
@@ -45,11 +49,12 @@ def serving(folder: Path) -> Iterator[ShardServer]:
             if fault == "error":
                 self.send_error(503)
             elif not file.is_file():
-                self.send_error(404)
+                self.send_error(served.missing)
             else:
                 data = file.read_bytes()[begin:]
                 self.send_response(206 if begin else 200)
-                self.send_header("Content-Length", str(len(data)))
+                if served.says_length:
+                    self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
 

@@ -41,11 +41,8 @@ def read_all(where: str) -> tuple[list[str], SkipLog]:
     """Keys of what can be used, and what was left out."""
     skips = SkipLog()
     samples = SampleSet(open_set(where, CACHE, skips), Selection(), skips)
-    reader = RecordReader(CACHE)
-    try:
+    with RecordReader(CACHE) as reader:
         read = [samples.read(number, reader, skips) for number in range(len(samples))]
-    finally:
-        reader.close()
     return [sample.key for sample in read if sample is not None], skips
 
 
@@ -144,7 +141,8 @@ def test_a_shard_that_vanishes_while_it_is_used_costs_its_samples(make_sample: M
     samples = SampleSet(open_set(str(tmp_path), CACHE, skips), Selection(), skips)
     shards[0].unlink()
     shards[1].write_bytes(shards[1].read_bytes()[:1000])
-    assert [samples.read(number, RecordReader(CACHE), skips) for number in range(4)] == [None] * 4
+    with RecordReader(CACHE) as reader:
+        assert [samples.read(number, reader, skips) for number in range(4)] == [None] * 4
     assert skips.counts == {SkipReason.BROKEN_SHARD: 4}
 
 

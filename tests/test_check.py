@@ -28,9 +28,9 @@ from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter,
 from infogap.data.problems import Problem, ProblemLog, Severity
 from infogap.data.records import encode_sample
 from infogap.data.sample import Sample
-from infogap.data.shard_scan import scan
+from infogap.data.shard_scan import read_record, scan
 from infogap.data.shards import read_records, scan_shard
-from infogap.data.skips import SkipLog
+from infogap.data.skips import SkipLog, SkipReason
 from infogap.data.writing import write_shards
 from infogap.data_commands import check as command
 from infogap.data_commands import main
@@ -414,6 +414,50 @@ def test_the_scan_finds_what_the_loader_finds(tmp_path: Path, make_sample: MakeS
         assert [record.key for record in scan(shard).records] == [
             record["__key__"] for record in read_records(shard, SkipLog())
         ]
+
+
+def write_odd_tar(path: Path, sample: Sample) -> None:
+    """Members as other tools write them, and such that nobody should."""
+    jpeg, text = sample.image.data, encode_sample(sample)["json"]
+    plain = ("a.JPG", "b.jpg", "b.png", ".h.jpg", "e.png.jpg", "in/x.jpg", "in.d/y.jpg", "in/.jpg", "noext", "z.jpg")
+    names = [f"./{name}" for key in plain for name in (key, key.split(".")[0] + ".json")]
+    with tarfile.open(path, "w") as archive:
+        for name in [*names, "z.JSON", "z.jpg", "z.jpeg"]:
+            member = tarfile.TarInfo(name)
+            data = text if name.lower().endswith("json") else jpeg
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        for number, kind in enumerate((tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)):
+            for suffix in ("jpg", "json"):
+                special = tarfile.TarInfo(f"l{number}.{suffix}")
+                special.type, special.linkname = kind, "z.jpg"
+                archive.addfile(special)
+        for name, data in (("s.jpg", jpeg), ("s.json", text)):  # one piece of data, as `tar --sparse` writes it
+            sparse = tarfile.TarInfo(name)
+            sparse.size = len(data)
+            sparse.pax_headers = {"GNU.sparse.map": f"0,{len(data)}", "GNU.sparse.size": str(len(data) + 512)}
+            archive.addfile(sparse, io.BytesIO(data))
+
+
+def test_the_scan_finds_what_the_loader_finds_in_odd_files(tmp_path: Path, make_sample: MakeSample) -> None:
+    path = tmp_path / "a.tar"
+    write_odd_tar(path, make_sample("k"))
+    found_records = scan(path)
+    skips = SkipLog()
+    read = list(read_records(path, skips))
+    keys = ["a", "b", "e", "in/x", "in", "noext", "z"]
+    assert [record.key for record in found_records.records] == [record["__key__"] for record in read]
+    assert [key for key in keys if key in {record["__key__"] for record in read}] == keys
+    assert [{suffix for suffix, _, _ in record.members} for record in found_records.records] == [
+        {name for name in record if not name.startswith("__")} for record in read
+    ]
+    assert [read_record(path, record) for record in found_records.records] == read
+    places = [record.place for record in found_records.records if record.place is not None]
+    assert [place[:-1] for place in places] == [place[:-1] for place in scan_shard(path, SkipLog())]
+    kinds = [(problem.kind, problem.key) for problem in found_records.problems]
+    assert [key for kind, key in kinds if kind == "special member"] == ["l0", "l0", "l1", "l1", "l3", "l3", "s", "s"]
+    assert sum(kind == "duplicate member" for kind, _ in kinds) == skips.counts[SkipReason.DUPLICATE_MEMBER] > 0
+    assert not {"l0", "l1", "l2", "l3", "s"} & {record["__key__"] for record in read}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import sys
 import time
 import tracemalloc
 import warnings
@@ -413,6 +414,51 @@ def test_a_row_without_an_id_does_not_take_one_away(tmp_path: Path) -> None:
     own = {"image": "images/a.jpg", "question": "What?", "answer": "x"}
     file = write_json_lines(files.own_images(tmp_path) / "own.jsonl", [own, {**own, "id": "None"}])
     assert [row.key for row in JsonLines(file).rows() if isinstance(row, Sample)] == ["jsonl-own-0000001", "None"]
+
+
+def test_an_id_that_is_made_up_and_one_that_is_given_may_collide(tmp_path: Path) -> None:
+    own = {"image": "images/a.jpg", "question": "What?", "answer": "x"}
+    unpacked = [{**own, "id": f"jsonl-own-000000{number}"} for number in (1, 2)]
+    file = write_json_lines(files.own_images(tmp_path) / "own.jsonl", [own, *unpacked])
+    rows = list(JsonLines(file).rows())
+    assert [told(row)["key"] if isinstance(row, Sample) else row.reason for row in rows] == [  # type: ignore[index]
+        "jsonl-own-0000001", "bad id", "jsonl-own-0000002"
+    ]  # fmt: skip
+    assert messages_of(JsonLines(file))[0].startswith(f"Row 2 of {file}: an earlier row has the id 'jsonl-own-0000001'")
+    file = write_json_lines(file, [unpacked[1], own])
+    assert [told(row) for row in JsonLines(file).rows()][1] == "bad id"
+
+
+def test_tables_of_excel_begin_with_a_mark(tmp_path: Path) -> None:
+    row = {"image": "images/a.jpg", "question": "What?", "answer": "x"}
+    file = write_tsv(files.own_images(tmp_path) / "own.tsv", [row])
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert [question_of(row) for row in all_told(JsonLines(file))] == ["What?"]
+
+
+def test_hidden_files_are_no_tables(tmp_path: Path) -> None:
+    files.cof(tmp_path)
+    (tmp_path / "._train.parquet").write_bytes(b"AppleDouble")
+    (tmp_path / ".converting").mkdir()
+    (tmp_path / ".converting" / "train.json").touch()
+    assert ChainOfFocus(tmp_path).tables() == [tmp_path / "train.parquet"]
+    with pytest.raises(TableError, match="holds no file of"):
+        VisualProbe(tmp_path).tables()
+
+
+def test_what_reads_parquet_is_named_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    (tmp_path / "own.parquet").touch()
+    for source in (JsonLines(tmp_path), Verl(tmp_path)):
+        with pytest.raises(TableError, match=r"own\.parquet needs pyarrow: pip install 'infogap\[data\]'\."):
+            all_told(source)
+
+
+def test_a_number_beyond_all_images_is_a_bad_box(tmp_path: Path) -> None:
+    root = files.vstar_style(tmp_path)
+    file = root / "attributes/sa_1.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "bbox": [[10**400, 0.5, 1.5, 1]]}))
+    assert all_told(VStarStyle(root))[0] == "bad boxes"
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".tsv", ".parquet"])

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import killed_data_commands
 import pytest
 from PIL import Image
 from shard_files import members_of, spoilt_png, write_tar
@@ -25,8 +28,9 @@ from infogap.data.manifest import (
 from infogap.data.sample import Sample
 from infogap.data.shards import find_shards, read_samples
 from infogap.data.skips import SkipLog
+from infogap.data.unfinished import unfinished_folder
 from infogap.data.writing import write_shards
-from infogap.data_commands import COMMANDS, CommandError, main
+from infogap.data_commands import COMMANDS, CommandError, filter_shards, main
 from infogap.data_commands.filter_shards import FilterError
 from infogap.data_commands.references import ReferencesError, load_references
 from infogap.evaluation.question import BenchmarkError
@@ -158,6 +162,41 @@ def test_results_of_selection_are_carried_over(tmp_path: Path, shards: Path) -> 
     assert load_header(tmp_path / "out" / "resolution.jsonl") == header
 
 
+def test_filtering_and_unpacking_that_are_killed_at_any_moment_end_as_if_they_had_not_been(tmp_path: Path) -> None:
+    """SIGKILL before every call that changes what is on the disk; a complete set has all that belongs to it."""
+    program = [sys.executable, str(Path(killed_data_commands.__file__)), str(tmp_path)]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["filter"]["moments"] > 15
+    assert told["unpack"]["moments"] > 3
+    assert [len(told[command]["files"]) for command in ("filter", "unpack")] == [5, 6]
+    assert [told[command]["different"] for command in ("filter", "unpack")] == [[], []]
+
+
+def test_two_processes_do_not_filter_or_unpack_into_one_folder(tmp_path: Path, shards: Path) -> None:
+    out, plain = tmp_path / "out", tmp_path / "plain"
+    with unfinished_folder(tmp_path / ".plain.unfinished", plain), pytest.raises(ValueError, match="Another process"):
+        main(["unpack", str(shards), str(plain)])
+    out.mkdir()
+    with unfinished_folder(out / ".writing", out), pytest.raises(ValueError, match="Another process is writing"):
+        main(["filter", str(shards), str(out)])
+    assert list(out.iterdir()) == []
+    main(["filter", str(shards), str(out)])
+    main(["unpack", str(shards), str(plain)])
+
+
+def test_shards_of_several_folders_are_not_filtered_as_if_they_were_of_one(
+    tmp_path: Path, shards: Path, make_sample: MakeSample
+) -> None:
+    write_shards([make_sample("z", size=(60, 60))], tmp_path / "in2", 1, about={"licence": "CC BY-NC 4.0"})
+    with pytest.raises(FilterError, match=r"lie in 2 folders, each with an origin .*in, .*in2\): filter one folder"):
+        main(["filter", str(tmp_path / "in*" / "*.tar"), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+    main(["filter", str(shards / "*.tar"), str(tmp_path / "out")])
+    assert json.loads((tmp_path / "out" / "shards.json").read_bytes())["licence"] == "MIT"
+
+
 def test_what_is_solved_without_looking_goes(tmp_path: Path, shards: Path) -> None:
     def entry(key: str, text: str, view: str) -> ManifestEntry:
         return ManifestEntry(key, SelectionStatus.SELECTED, 64, {"text": text, "64": view})
@@ -192,6 +231,32 @@ def test_mistakes_leave_nothing_behind(
     with pytest.raises(error, match=words):
         main(["filter", str(shards), str(tmp_path / "out"), *options])
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
+
+
+def test_a_damaged_manifest_is_noticed_before_anything_is_written(
+    tmp_path: Path, shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shards / "resolution.jsonl").write_text("{}\n")
+    monkeypatch.setattr(filter_shards, "write_shards", lambda *_, **__: pytest.fail("shards are written"))
+    with pytest.raises(ValueError, match=r"resolution\.jsonl"):
+        main(["filter", str(shards), str(tmp_path / "out")])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["filter", "in", "out", "--min", "20"],
+        ["filter", "in", "out", "--drop-unanswer"],
+        ["check", "in", "--checks"],
+        ["check", "in", "--limit", "3"],
+    ],
+)
+def test_an_abbreviated_option_is_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert "unrecognized arguments: --" in capsys.readouterr().err
 
 
 def test_a_folder_without_images_is_no_reference(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import tarfile
 from collections import Counter
@@ -112,9 +113,25 @@ def test_where_nothing_is_wanted_the_counts_say_why(root: str) -> None:
 def test_several_sources_are_used_up_together_by_default(root: str, make_sample: MakeSample, tmp_path: Path) -> None:
     write_shards((make_sample(f"o{number}") for number in range(12)), tmp_path / "other", 5)
     sources = [ShardSource(root), ShardSource(str(tmp_path / "other"))]
-    data = ShardDataModule(sources, prompts_per_step=6)
+    data = ShardDataModule(sources=sources, prompts_per_step=6)
     keys = Counter(flat(keys_of(data.train_dataloader(), 12)))  # two epochs of 24 + 12
     assert keys == Counter([*KEYS, *(f"o{number}" for number in range(12))] * 2)
+
+
+def test_what_is_not_wanted_is_counted_once_with_any_number_of_workers(root: str, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        data = ShardDataModule(root, prompts_per_step=8, num_workers=workers, require_evidence=True)
+        fit(data, tmp_path / str(workers), max_steps=2)
+        assert data.skipped == {SkipReason.NO_EVIDENCE: 16}
+
+
+def test_passes_leave_no_shard_open(root: str) -> None:
+    data = ShardDataModule(root, root, prompts_per_step=8, limit=4)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        keys_of(data.val_dataloader(), 99)
+        keys_of(data.train_dataloader(), 3)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_a_manifest_that_is_missing_is_named(root: str) -> None:
@@ -151,10 +168,16 @@ def test_strict_raises_the_first_fault(root: str) -> None:
         ({"root": "pipe:cat x"}, "not local files"),
         ({"val_root": "s3://x/y.tar"}, "not local files"),
         ({"root": "http://x/y", "needle": NeedleShardConfig()}, "is no folder to write shards to"),
-        ({"root": []}, "is an empty list"),
-        ({"root": [ShardSource("x", 1.0), ShardSource("y")]}, r"the weights \[1.0, None\]: give one to every source"),
-        ({"root": [ShardSource("x", -1.0)]}, r"the weights \[-1.0\]: give positive"),
-        ({"root": [ShardSource("x")], "manifest": "m"}, "give each its own"),
+        ({"root": None}, "are both empty: name the shards"),
+        ({"sources": [ShardSource("y")]}, "are both given: set data.root to null"),
+        (
+            {"root": None, "sources": [ShardSource("x", 1.0), ShardSource("y")]},
+            r"the weights \[1.0, None\]: give one to every source",
+        ),
+        ({"root": None, "sources": [ShardSource("x", -1.0)]}, r"the weights \[-1.0\]: give positive"),
+        ({"root": None, "sources": [ShardSource("x")], "manifest": "m"}, "give each source its own"),
+        ({"root": "https://host/x?token=1"}, "has a query, a fragment, a user or a space"),
+        ({"val_root": "https://me:secret@host/x"}, "has a query, a fragment, a user or a space"),
         ({"root": "x/*.tar", "needle": NeedleShardConfig()}, "is no folder to write shards to"),
     ],
 )

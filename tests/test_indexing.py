@@ -35,6 +35,16 @@ def test_an_index_that_is_made_equals_the_one_that_was_written(make_sample: Make
     assert [place.chains for entry in index.shards for place in entry.members or ()] == [0, 0, 1, 0, 0]
 
 
+def test_the_name_of_the_manifest_is_kept(make_sample: MakeSample, tmp_path: Path) -> None:
+    write_shards([make_sample("a")], tmp_path, 1)
+    content = json.loads((tmp_path / INDEX_NAME).read_bytes()) | {"resolution": "small.jsonl"}
+    (tmp_path / INDEX_NAME).write_text(json.dumps(content))
+    index_shards(tmp_path)
+    index = load_index(tmp_path)
+    assert index is not None
+    assert index.resolution == "small.jsonl"
+
+
 def test_what_is_broken_gets_no_index(make_sample: MakeSample, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="holds no"):
         index_shards(tmp_path)

@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 from shard_server import ShardServer, open_all, serving
 
+from infogap.cli import main
 from infogap.data.datamodule import ShardDataModule
 from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter, SelectionStatus
 from infogap.data.reader import open_set
@@ -179,6 +181,87 @@ def test_processes_share_the_copies(server: ShardServer, folder: Path, config: C
     assert Counter(path for path, _ in server.requests) == Counter(f"train/{path.name}" for path in paths)
     found = {hashlib.sha256(path.read_bytes()).digest() for path in Path(str(config.folder)).glob("*.tar")}
     assert found == {hashlib.sha256(path.read_bytes()).digest() for path in paths}
+
+
+def test_a_shard_that_was_written_anew_is_fetched_anew_even_if_its_size_is_the_same(
+    server: ShardServer, folder: Path, config: CacheConfig, make_sample: MakeSample
+) -> None:
+    def questions() -> set[str]:
+        data = ShardDataModule(f"{server.url}train", prompts_per_step=24, cache=config)
+        return {sample.question for sample in next(iter(data.train_dataloader()))}
+
+    before = {path.name: path.stat().st_size for path in folder.glob("*.tar")}
+    assert len(questions()) == len(KEYS)
+    shutil.rmtree(folder)
+    write_shards((make_sample(key, question="How many cats?") for key in KEYS), folder, 3)
+    assert {path.name: path.stat().st_size for path in folder.glob("*.tar")} == before
+    assert questions() == {"How many cats?"}
+
+
+def test_a_copy_that_another_process_removes_is_fetched_again(
+    server: ShardServer, folder: Path, config: CacheConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard, cache = folder / "shard-000000.tar", Cache(config)
+    opened = [cache.open(f"{server.url}train/{shard.name}", shard.stat().st_size)]
+    for copy in Path(str(config.folder)).glob("*.tar"):
+        copy.unlink()
+    opened.append(cache.open(f"{server.url}train/{shard.name}", shard.stat().st_size))
+    assert [os.pread(one, 1 << 30, 0) == shard.read_bytes() for one in opened] == [True, True]
+    for one in opened:
+        os.close(one)
+
+
+def test_no_sample_is_left_out_because_of_the_cache(server: ShardServer, config: CacheConfig) -> None:
+    data = ShardDataModule(f"{server.url}train", prompts_per_step=4, cache=config)
+    batches = iter(data.train_dataloader())
+    shutil.rmtree(str(config.folder))
+    Path(str(config.folder)).write_text("a file in the way")
+    with pytest.raises(RemoteError, match=r"cannot be kept in .*cache \(.*\): mend that folder, or name another"):
+        next(batches)
+    assert not data.skipped
+
+
+def test_nothing_is_left_of_a_file_that_was_not_fetched_to_its_end(
+    server: ShardServer, folder: Path, config: CacheConfig
+) -> None:
+    shard, config.attempts = folder / "shard-000000.tar", 2
+    server.fault = lambda number: "cut"
+    with pytest.raises(RemoteError, match="tried 2 times"):
+        Cache(config).open(f"{server.url}train/{shard.name}", shard.stat().st_size)
+    left = Path(str(config.folder)) / "abandoned.tar.partial"
+    assert not list(Path(str(config.folder)).glob("*.partial"))
+    left.write_bytes(bytes(1000))  # of a process that was killed
+    server.fault = lambda number: ""
+    config.limit_gib = (shard.stat().st_size + 10) / 2**30
+    os.close(Cache(config).open(f"{server.url}train/{shard.name}", shard.stat().st_size))
+    assert not left.exists()
+
+
+def test_a_store_that_says_forbidden_for_what_is_not_there_can_be_used(
+    server: ShardServer, config: CacheConfig
+) -> None:
+    server.missing = 403
+    assert len(keys_of(ShardDataModule(f"{server.url}train", prompts_per_step=4, cache=config), 1)) == 4
+
+
+def test_an_answer_of_unknown_length_is_not_taken_for_a_whole_index(server: ShardServer, config: CacheConfig) -> None:
+    server.says_length = False
+    config.attempts = 2
+    with pytest.raises(RemoteError, match="does not say how long it is"):
+        open_set(f"{server.url}train", Cache(config), SkipLog())
+
+
+def test_the_command_line_takes_an_address_for_what_it_is(
+    server: ShardServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Lightning's parser would fetch it and take what the server answers for a configuration."""
+    config = Path(__file__).parents[1] / "configs" / "stage1.yaml"
+    needle = ["--data.needle=null", "--data.val_root=null"]
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", f"--config={config}", *needle, f"--data.root={server.url}train", "--print_config"])
+    assert stop.value.code == 0
+    assert f"root: {server.url}train\n" in capsys.readouterr().out
+    assert not server.requests
 
 
 @pytest.mark.parametrize(

@@ -334,6 +334,16 @@ def test_a_truncated_shard_gives_the_samples_before_the_cut(make_sample: MakeSam
                 list(read_records(shard, SkipLog(strict=True)))
 
 
+def test_a_member_that_is_cut_off_is_laid_to_its_shard(make_sample: MakeSample, tmp_path: Path) -> None:
+    """The cut is what is wrong, and not that the sample before it has no JSON."""
+    (shard,) = write_shards([make_sample("a")], tmp_path, 1)
+    with tarfile.open(shard) as archive:
+        cut = archive.getmember("a.json").offset_data + 5
+    shard.write_bytes(shard.read_bytes()[:cut])
+    with pytest.raises(ShardError, match="is truncated or damaged"):
+        list(read_samples([shard], SkipLog(strict=True)))
+
+
 def test_a_damaged_header_in_the_middle_is_noticed(make_sample: MakeSample, tmp_path: Path) -> None:
     shard = write_shards([make_sample(f"s{number}") for number in range(3)], tmp_path, 3)[0]
     data = bytearray(shard.read_bytes())

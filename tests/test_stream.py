@@ -77,7 +77,7 @@ def in_turn(monkeypatch: pytest.MonkeyPatch, make: Callable[[], Any], workers: i
 
     def in_worker(worker: int) -> Iterator[Any]:
         with monkeypatch.context() as patch:
-            patch.setattr(stream_module, "_this_worker", lambda: (worker, workers))
+            patch.setattr(stream_module, "_this_worker", lambda _: (worker, workers))
             iterator = iter(make())
             first = next(iterator)  # the generator asks which worker it is in when it starts
         yield first
@@ -217,7 +217,7 @@ def test_validation_gives_every_rank_equally_many_batches(
     for rank in range(2):
         batches: dict[int, list[str]] = {}
         for worker in range(workers):
-            monkeypatch.setattr(stream_module, "_this_worker", lambda worker=worker: (worker, workers))
+            monkeypatch.setattr(stream_module, "_this_worker", lambda _, worker=worker: (worker, workers))
             skips = SkipLog()
             stream = ValidationStream(
                 samples_of(root, skips), batch_size=batch_size, rank=rank, world_size=2, cache=CACHE, skips=skips

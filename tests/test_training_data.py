@@ -58,7 +58,8 @@ def test_a_published_set_is_converted_checked_and_trained(
     index = json.loads((shards / "shards.json").read_bytes())
     assert (index["source"], index["licence"]) == (name, SOURCES[name].licence)
     summary = capsys.readouterr().out
-    assert f"{index['samples']}" in summary
+    kept = next(line.split() for line in summary.splitlines() if line.startswith("kept"))
+    assert kept[:2] == ["kept", f"{index['samples']:,}"]
 
     data_commands.main(["check", str(shards), "--sheet", str(tmp_path / "sheet.png")])  # exits if there are errors
     assert (tmp_path / "sheet.png").stat().st_size > 0

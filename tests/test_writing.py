@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -188,6 +190,63 @@ def test_writing_is_all_or_nothing(make_sample: MakeSample, tmp_path: Path) -> N
     with pytest.raises(SampleError, match="The key 'a' occurs twice"):
         write_shards([make_sample("a"), make_sample("b"), make_sample("a")], tmp_path, 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_writers_do_not_mix_their_shards(make_sample: MakeSample, tmp_path: Path) -> None:
+    """The second one begins while the first has one shard of three."""
+
+    def samples() -> Any:
+        yield make_sample("a")
+        with pytest.raises(ValueError, match="Another process is writing"):
+            write_shards([make_sample("x")], tmp_path, 1)
+        yield from (make_sample(key) for key in "bc")
+
+    write_shards(samples(), tmp_path, 1)
+    index = load_index(tmp_path)
+    assert index is not None
+    assert [place.key for entry in index.shards for place in entry.members or ()] == ["a", "b", "c"]
+    with pytest.raises(FileExistsError, match="holds shards already"):
+        write_shards([make_sample("x")], tmp_path, 1)
+    assert {path.name for path in tmp_path.iterdir()} == {*(entry.name for entry in index.shards), "shards.json"}
+
+
+def test_a_disk_without_locks_is_written_with_a_warning(
+    make_sample: MakeSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    write_shards([make_sample("a")], tmp_path, 1)
+    assert "cannot lock files" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {"shard-000000.tar", "shards.json"}
+
+
+def test_what_lies_beside_the_shards_is_there_before_the_index(
+    make_sample: MakeSample, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+    replace = os.replace
+
+    def note(source: Path, target: Path) -> None:
+        moved.extend([target.name] if target.parent == tmp_path else [])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", note)
+    write_shards([make_sample("a")], tmp_path, 1, beside=lambda folder: (folder / "x.jsonl").touch())
+    assert moved == ["shard-000000.tar", "x.jsonl", "shards.json"]
+
+
+def test_shards_of_others_are_no_leftovers(make_sample: MakeSample, tmp_path: Path) -> None:
+    """A killed writer had moved its shard into place; a shard of the same name and size was put there since."""
+    (shard,) = write_shards([make_sample("a")], tmp_path, 1)
+    (tmp_path / ".writing").mkdir()
+    (tmp_path / "shards.json").rename(tmp_path / ".writing" / "shards.json")
+    whole = shard.read_bytes()
+    shard.write_bytes(bytes(len(whole)))
+    with pytest.raises(FileExistsError, match="holds shards already"):
+        write_shards([make_sample("a")], tmp_path, 1)
+    assert shard.read_bytes() == bytes(len(whole))
 
 
 def test_converting_needs_neither_torch_nor_lightning() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from infogap.data.reader import is_remote
 from infogap.episode.matching import match_answer
 from infogap.evaluation.arms import ArmName, Case, PlayConfig
 from infogap.evaluation.benchmarks.shards import Shards
@@ -38,7 +39,7 @@ class CropDependence(Callback):
         rows: how many rows; those without boxes are left out of ``gt``, those without a selected view of all if
             training shows selected views.
         every_n_validations: validations from one probe to the next; the first has one.
-        root: shards of the rows; None for the datamodule's ``val_root``. Without either there is no probe.
+        root: shards of the rows, on a disk; None for the datamodule's ``val_root``. Without either there is no probe.
         batch_size: rows that are played side by side.
 
     Raises:
@@ -63,8 +64,8 @@ class CropDependence(Callback):
         """
         module = cast("GRPOModule", pl_module)
         root = self.root or trainer.datamodule.val_root  # type: ignore[attr-defined]  # set by one of its connectors
-        if root is None:
-            logger.info("CropDependence does not run: neither its root nor data.val_root names shards.")
+        if root is None or is_remote(root):
+            logger.info("CropDependence does not run: neither its root nor data.val_root names shards on a disk.")
             return
         selected = module.rollout_config.view.mode == "selected"
         self._cases = list(itertools.islice(_cases(root, selected=selected), self.rows))

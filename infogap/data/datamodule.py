@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 
 from infogap.data.manifest import ManifestEntry, load_manifest
 from infogap.data.needle_shards import NeedleShardConfig, ensure_needle_shards
-from infogap.data.reader import RecordReader, find_manifest, is_remote, open_set
-from infogap.data.remote import Cache, CacheConfig
+from infogap.data.reader import RecordReader, is_remote, load_manifest_beside, open_set
+from infogap.data.remote import Cache, CacheConfig, check_url
 from infogap.data.sample import Sample
 from infogap.data.sample_set import SampleSet, Selection
 from infogap.data.shards import check_local
@@ -50,8 +50,8 @@ class ShardDataModule(LightningDataModule):
 
     Args:
         root: shards for training: a folder, a glob pattern, a file, or the http(s) address of a folder with an index;
-            or several sources of these with weights.
-        val_root: shards for validation: one of the first kinds; None for no validation.
+            None if there are `sources`.
+        val_root: shards for validation, likewise; None for no validation.
         needle: write synthetic scenes to `root` and `val_root`, which must be folders, where they hold no shards.
         prompts_per_step: samples of a step, over all ranks, so that a run is the same experiment on any number of GPUs;
             a multiple of the number of ranks.
@@ -67,6 +67,7 @@ class ShardDataModule(LightningDataModule):
         limit: train only on the first so many samples that meet the requirements, of every source; LFPC's stage 2 uses
             256.
         cache: copies of remote shards; None for the defaults. Unused where all shards are local.
+        sources: several sources of training samples, with weights, in the place of `root`.
 
     Raises:
         ValueError: if a number is out of range, `needle` is to be written to what is not a folder, or sources lack
@@ -75,7 +76,7 @@ class ShardDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | list[ShardSource],
+        root: str | None = None,
         val_root: str | None = None,
         needle: NeedleShardConfig | None = None,
         prompts_per_step: int = 8,
@@ -88,6 +89,7 @@ class ShardDataModule(LightningDataModule):
         require_evidence: bool = False,
         limit: int | None = None,
         cache: CacheConfig | None = None,
+        sources: list[ShardSource] | None = None,
     ) -> None:
         super().__init__()
         self.root = root
@@ -101,7 +103,7 @@ class ShardDataModule(LightningDataModule):
         self.require_view_tokens = require_view_tokens
         self.require_evidence = require_evidence
         self.limit = limit
-        self.sources = [ShardSource(root, manifest=manifest)] if isinstance(root, str) else root
+        self.sources = [*(sources or []), *([] if root is None else [ShardSource(root, manifest=manifest)])]
         self._check()
         self.cache = Cache(cache or CacheConfig())
         self.strict = strict
@@ -179,8 +181,7 @@ class ShardDataModule(LightningDataModule):
         if self.val_root is None:
             return []
         rank, world_size = self._rank_and_world_size()
-        beside = find_manifest(self.val_root, self.cache)
-        selection = Selection({} if beside is None else load_manifest(beside))
+        selection = Selection(load_manifest_beside(self.val_root, self.cache) or {})
         stream = ValidationStream(
             SampleSet(open_set(self.val_root, self.cache, self._skips), selection, self._skips),
             batch_size=self.prompts_per_step // world_size,
@@ -221,22 +222,24 @@ class ShardDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} is {value}: give at least {least}.")
         self._check_sources()
         for where in (*(source.root for source in self.sources), *([] if self.val_root is None else [self.val_root])):
-            if not is_remote(where):
-                check_local(where)
-            no_folder = is_remote(where) or set(where) & set("*?[") or Path(where).is_file()
+            (check_url if is_remote(where) else check_local)(where)
+            is_pattern = set(where) & set("*?[") and not Path(where).is_dir()
+            no_folder = is_remote(where) or is_pattern or Path(where).is_file()
             if self.needle is not None and (no_folder or len(self.sources) > 1):
                 raise ValueError(f"data.needle is set, but {where!r} is no folder to write shards to: name a folder.")
 
     def _check_sources(self) -> None:
         weights = [source.weight for source in self.sources]
         if not weights:
-            raise ValueError("data.root is an empty list: name at least one source.")
+            raise ValueError("data.root and data.sources are both empty: name the shards to train on.")
+        if self.root is not None and len(weights) > 1:
+            raise ValueError("data.root and data.sources are both given: set data.root to null.")
         if any(weight is not None and not 0 < weight < math.inf for weight in weights):
-            raise ValueError(f"data.root has the weights {weights}: give positive numbers.")
+            raise ValueError(f"data.sources has the weights {weights}: give positive numbers.")
         if None in weights and any(weight is not None for weight in weights):
-            raise ValueError(f"data.root has the weights {weights}: give one to every source, or to none.")
-        if self.manifest is not None and not isinstance(self.root, str):
-            raise ValueError("data.manifest is set beside several sources: give each its own, root[N].manifest.")
+            raise ValueError(f"data.sources has the weights {weights}: give one to every source, or to none.")
+        if self.manifest is not None and self.root is None:
+            raise ValueError("data.manifest is set beside data.sources: give each source its own.")
 
     def _order(self) -> dict[str, Any]:
         """Everything the order of the samples depends on besides the shards themselves."""
@@ -246,6 +249,8 @@ class ShardDataModule(LightningDataModule):
             "shuffle_buffer": self.shuffle_buffer,
             "limit": self.limit,
             "weights": [source.weight for source in self.sources],
+            "require_view_tokens": self.require_view_tokens,
+            "require_evidence": self.require_evidence,
             "world_size": self._rank_and_world_size()[1],
         }
 
@@ -255,7 +260,8 @@ class ShardDataModule(LightningDataModule):
         selection = Selection(self._manifest(source), self.require_view_tokens, self.require_evidence)
         samples = SampleSet(shards, selection, self._skips)
         if self.limit is not None:
-            samples.limit(self.limit, RecordReader(self.cache), self._skips)
+            with RecordReader(self.cache) as reader:
+                samples.limit(self.limit, reader, self._skips)
             if len(samples) < self.limit:
                 raise ValueError(
                     f"limit is {self.limit}, but {source.root} has only {len(samples)} samples that meet the "
@@ -270,16 +276,18 @@ class ShardDataModule(LightningDataModule):
 
     def _manifest(self, source: ShardSource) -> dict[str, ManifestEntry]:
         """Resolution manifest of a source; empty if there is none and none is required."""
-        path = find_manifest(source.root, self.cache) if source.manifest is None else Path(source.manifest)
-        if path is not None and path.exists():
-            entries = load_manifest(path)
+        if source.manifest is None:
+            entries = load_manifest_beside(source.root, self.cache)
+        else:
+            entries = load_manifest(Path(source.manifest)) if Path(source.manifest).exists() else None
+        if entries is not None:
             found = Counter(entry.status.value for entry in entries.values())
-            logger.info("The resolution manifest %s says: %s.", path, dict(found))
+            logger.info("The resolution manifest of %s says: %s.", source.root, dict(found))
             return entries
         if source.manifest is not None or self.require_view_tokens:
             raise FileNotFoundError(
-                f"There is no resolution manifest {path or f'beside {source.root}'}: run resolution selection on "
-                f"{source.root} first, or train with data.require_view_tokens false."
+                f"There is no resolution manifest {source.manifest or f'beside {source.root}'}: run resolution "
+                f"selection on {source.root} first, or train with data.require_view_tokens false."
             )
         return {}
 

@@ -110,10 +110,9 @@ class HighResImage:
         target = self._shown(self.view_size(max_tokens, min_tokens))  # in stored orientation: the swap undoes itself
         image = self._open()
         drafted = image.draft("RGB", target)
-        source = drafted[1] if drafted else None  # the drafted image is padded to whole pixels: its true extent
+        extent = drafted[1] if drafted else None  # the drafted image is padded to whole pixels: its true extent
         self._load(image)
-        scaled = _to_rgb(image).resize(target, Image.Resampling.BICUBIC, box=source, reducing_gap=REDUCING_GAP)
-        return self._transposed(scaled)
+        return self._transposed(_scaled_view(_to_rgb(image), target, extent))
 
     def crop_size(self, box: Box, max_tokens: int, min_tokens: int = 4) -> Size:
         """Size of `crop` for the same arguments, computed without decoding."""
@@ -244,6 +243,14 @@ def _transposition(image: ImageFile.ImageFile) -> Image.Transpose | None:
         return TRANSPOSITIONS.get(exif.get(ORIENTATION_TAG, 1))
     except Exception:  # many a camera writes broken EXIF beside good pixels; viewers ignore it too
         return None
+
+
+def _scaled_view(image: Image.Image, size: Size, extent: tuple[float, float, float, float] | None) -> Image.Image:
+    """An image of which an extent is scaled bicubically to a size."""
+    far = image.width > REDUCING_GAP * size.width or image.height > REDUCING_GAP * size.height
+    if far or extent not in (None, (0.0, 0.0, *image.size)):  # what only Pillow does, or does faster
+        return image.resize(size, Image.Resampling.BICUBIC, box=extent, reducing_gap=REDUCING_GAP)
+    return _scaled(np.array(image), size)
 
 
 def _scaled(region: np.ndarray, size: Size) -> Image.Image:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 
-from infogap.data.index import INDEX_NAME, ShardEntry, load_index
+from infogap.data.index import DEFAULT_MANIFEST, INDEX_NAME, ShardEntry, load_index
 from infogap.data.shards import scan_shard
 from infogap.data.skips import SkipLog
+from infogap.data.unfinished import file_sha256
 from infogap.data.writing import index_bytes, write_durably
 
 
 def index_shards(folder: Path) -> list[ShardEntry]:
     """Write the index of all `*.tar` of a folder, in the order of their names, anew.
 
-    What an earlier index says of their origin is kept. Images are hashed and not decoded: `infogap data check` does.
+    What an earlier index says of their origin is kept, and so is the name of the resolution manifest. Images are hashed
+    and not decoded: `infogap data check` does.
 
     Returns:
         What the index says of each shard.
@@ -35,13 +36,12 @@ def index_shards(folder: Path) -> list[ShardEntry]:
         about["made_from"] = earlier.made_from
     entries = [_entry(shard) for shard in shards]
     partial = folder / f".{INDEX_NAME}.partial"
-    write_durably(partial, index_bytes(entries, about))
+    resolution = DEFAULT_MANIFEST if earlier is None else earlier.resolution
+    write_durably(partial, index_bytes(entries, about, resolution))
     os.replace(partial, folder / INDEX_NAME)
     return entries
 
 
 def _entry(shard: Path) -> ShardEntry:
     places = tuple(scan_shard(shard, SkipLog(strict=True)))
-    with shard.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ShardEntry(shard.name, len(places), shard.stat().st_size, digest, places)
+    return ShardEntry(shard.name, len(places), shard.stat().st_size, file_sha256(shard), places)

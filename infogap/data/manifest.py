@@ -183,13 +183,17 @@ def write_manifest(path: Path, header: ManifestHeader, entries: Iterable[Manifes
 
 
 def load_manifest(path: Path) -> dict[str, ManifestEntry]:
-    """Read the results of a manifest, by key.
+    """Read the results of a manifest, by key; raises FileNotFoundError without one, else as `parse_manifest`."""
+    return parse_manifest(path.read_bytes(), str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> dict[str, ManifestEntry]:
+    """Results by key from the content of a manifest that messages call `where`.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is no manifest, or a line of it is broken; names the line.
+        ValueError: if it is no manifest, or a line of it is broken; names the line.
     """
-    return _parse(_whole_lines(path.read_bytes()), path)[1]
+    return _parse(_whole_lines(data), where)[1]
 
 
 def load_results(path: Path, header: ManifestHeader) -> dict[str, ManifestEntry]:
@@ -222,13 +226,11 @@ def _whole_lines(data: bytes) -> bytes:
     return data[: data.rfind(b"\n") + 1]
 
 
-def _parse(data: bytes, path: Path) -> tuple[ManifestHeader, dict[str, ManifestEntry]]:
+def _parse(data: bytes, path: Path | str) -> tuple[ManifestHeader, dict[str, ManifestEntry]]:
     """Header and results; the data ends with a line end or is empty."""
     lines = data.splitlines()
     if not lines:
-        raise ValueError(
-            f"The manifest {path} has no header line: it is empty; remove it and select resolutions again."
-        )
+        raise ValueError(f"The manifest {path} has no header line: remove it and select resolutions again.")
     header: ManifestHeader | None = None
     entries: dict[str, ManifestEntry] = {}
     for number, line in enumerate(lines, 1):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infogap.data.index import has_shards
+from infogap.data.index import INDEX_NAME, has_shards
 from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.shards import read_origin
+from infogap.data.unfinished import BusyError
 from infogap.data.writing import write_shards
 
 logger = logging.getLogger(__name__)
@@ -41,7 +43,10 @@ def ensure_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed
     """
     if not has_shards(folder):
         logger.info("Writing %d needle scenes to %s.", count, folder)
-        write_needle_shards(config, folder, count=count, seed=seed)
+        try:
+            write_needle_shards(config, folder, count=count, seed=seed)
+        except BusyError:  # another machine of the run writes the same scenes to the same disk
+            _wait_for_index(folder)
         return
     found, wanted = read_origin(folder), needle_origin(config, count=count, seed=seed)
     if found is not None and found != wanted:
@@ -50,6 +55,14 @@ def ensure_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed
             f"The needle scenes in {folder} were drawn with another {names} than data.needle asks for: remove the "
             "folder, name another one, or set data.needle to null to use them as they are."
         )
+
+
+def _wait_for_index(folder: Path, patience: int = 600) -> None:
+    for _ in range(patience):
+        if (folder / INDEX_NAME).exists():
+            return
+        time.sleep(1)
+    raise BusyError(f"Another process writes needle scenes to {folder} and does not finish: see whether it still runs.")
 
 
 def write_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed: int) -> None:

@@ -6,21 +6,25 @@ import logging
 import os
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+from types import TracebackType
+from typing import Self
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from infogap.data.index import INDEX_NAME, Place, ShardEntry, ShardIndex, load_index, parse_index
-from infogap.data.manifest import manifest_path
+from infogap.data.manifest import ManifestEntry, load_manifest, manifest_path, parse_manifest
 from infogap.data.records import Record, RecordError
-from infogap.data.remote import Cache, MissingError
+from infogap.data.remote import Cache, MissingError, check_url
 from infogap.data.shards import find_shards, scan_shard
 from infogap.data.skips import SkipLog, SkipReason
 
 logger = logging.getLogger(__name__)
 
-OPEN_SHARDS = 16
-"""Shards that a reader keeps open. A shuffle buffer spans a few."""
+OPEN_SHARDS = 4
+"""Shards that a reader keeps open. A shuffle buffer spans a few; a copy of a remote one that made room for others takes
+its disk space until it is closed."""
 
 _NUMBERS = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -65,7 +69,11 @@ def open_set(where: str, cache: Cache, skips: SkipLog) -> list[Shard]:
     """
     if is_remote(where):
         return _remote_shards(where, cache)
-    paths = find_shards(where)
+    return open_local(find_shards(where), skips)
+
+
+def open_local(paths: Sequence[Path], skips: SkipLog) -> list[Shard]:
+    """Shards on a disk. Those of which no index says what they hold are scanned, and their faults counted."""
     entries = _entries_beside(paths)
     return [_local_shard(path, entries.get(path), skips) for path in paths]
 
@@ -74,34 +82,38 @@ def fetch_index(where: str, cache: Cache) -> tuple[str, ShardIndex]:
     """The index of remote shards, and the address of the folder, which ends in a slash.
 
     Raises:
-        ValueError: if it is damaged.
+        ValueError: if it is damaged, or the address is none that can be used.
         RemoteError: if it cannot be fetched.
     """
+    check_url(where)
     is_shard = urlsplit(where).path.endswith(".tar")
     folder = urljoin(where, ".") if is_shard else where.rstrip("/") + "/"
     url = urljoin(folder, INDEX_NAME)
-    return folder, parse_index(cache.copy(url).read_bytes(), url)
+    return folder, parse_index(cache.read(url), url)
 
 
-def find_manifest(where: str, cache: Cache) -> Path | None:
-    """The resolution manifest beside some shards, or a copy of it; None if there is none.
+def load_manifest_beside(where: str, cache: Cache) -> dict[str, ManifestEntry] | None:
+    """The resolution manifest beside some shards, under the name that their index gives; None if there is none.
 
-    Its name is what their index says. Errors as in `open_set`.
+    Raises:
+        ValueError: if it is damaged; else as `open_set`.
     """
     if not is_remote(where):
         path = manifest_path(where)
-        return path if path.exists() else None
+        return load_manifest(path) if path.exists() else None
     folder, index = fetch_index(where, cache)
+    url = urljoin(folder, quote(index.resolution))
     try:
-        return cache.copy(urljoin(folder, index.resolution))
-    except MissingError:
+        return parse_manifest(cache.read(url), url)
+    except MissingError as error:
+        logger.info("There is no resolution manifest: %s", error)
         return None
 
 
 def _remote_shards(where: str, cache: Cache) -> list[Shard]:
     folder, index = fetch_index(where, cache)
     entries = {entry.name: entry for entry in index.shards}
-    names = _expand(where[len(folder) :]) or list(entries)
+    names = _expand(unquote(where[len(folder) :])) or list(entries)
     unknown = [name for name in names if name not in entries]
     if unknown or not names:
         raise FileNotFoundError(
@@ -115,7 +127,7 @@ def _remote_shards(where: str, cache: Cache) -> list[Shard]:
                 f"The index {folder}{INDEX_NAME} does not say where the records of {name} lie: make it anew where the "
                 "shards are, with `infogap data index FOLDER`."
             )
-        shards.append(Shard(urljoin(folder, name), entry.members, entry.bytes, entry.sha256))
+        shards.append(Shard(urljoin(folder, quote(name)), entry.members, entry.bytes, entry.sha256))
     return shards
 
 
@@ -129,7 +141,7 @@ def _expand(name: str) -> list[str]:
     return [f"{name[: found.start()]}{number:0{width}d}{name[found.end() :]}" for number in numbers]
 
 
-def _entries_beside(paths: list[Path]) -> dict[Path, ShardEntry]:
+def _entries_beside(paths: Sequence[Path]) -> dict[Path, ShardEntry]:
     """What the indices beside some shards say of them."""
     entries: dict[Path, ShardEntry] = {}
     for folder in dict.fromkeys(path.parent for path in paths):
@@ -152,7 +164,7 @@ def _local_shard(path: Path, entry: ShardEntry | None, skips: SkipLog) -> Shard:
 class RecordReader:
     """Reads records of any shard in any order, and keeps the shards of the last ones open.
 
-    For one process: the files are not shared with a fork.
+    For one process: the files are not shared with a fork. Use it as a context manager.
 
     Args:
         cache: fetches shards that are remote.
@@ -170,7 +182,7 @@ class RecordReader:
             RemoteError: if it cannot be fetched.
         """
         record: Record = {"__key__": place.key, "__url__": shard.location}
-        try:
+        try:  # what a cache raises is no OSError: a sample is not left out because of a server or of its copy
             file = self._descriptor(shard)
             record["jpg"] = os.pread(file, place.image_bytes, place.image_offset)  # whatever format: its bytes say
             record["json"] = os.pread(file, place.json_bytes, place.json_offset)
@@ -180,7 +192,12 @@ class RecordReader:
             raise self._broken(shard, place, "it ends before the record does")
         return record
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Close the shards."""
         while self._open:
             os.close(self._open.popitem()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -101,6 +102,6 @@ class SampleSet:
         """Keep the first so many sound samples; fewer if there are no more."""
         sound = (number for number in range(len(self)) if self.read(number, reader, skips) is not None)
         kept = list(itertools.islice(sound, count))
-        bounds = itertools.pairwise([0, *itertools.accumulate(self.groups)])
-        self.groups = [sum(low <= number < high for number in kept) for low, high in bounds]
+        ends = [bisect.bisect_left(kept, end) for end in itertools.accumulate(self.groups)]
+        self.groups = [end - start for start, end in itertools.pairwise([0, *ends])]
         self._items = [self._items[number] for number in kept]

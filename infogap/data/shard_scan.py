@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from infogap.data.index import Place
 from infogap.data.problems import Problem, Severity
-from infogap.data.records import IMAGE_SUFFIXES, MAX_JSON_BYTES, Record
-
-_NAME: Final = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
-"""Key and suffix of a member: all of its path before the first dot of the file's name, and what comes after that."""
+from infogap.data.records import MAX_JSON_BYTES, Record
+from infogap.data.shards import Member, group_members, walk
 
 
 @dataclass(frozen=True)
@@ -55,17 +50,25 @@ class ShardScan:
 def scan(path: Path) -> ShardScan:
     """Read the headers of a tar file, whatever is in it."""
     problems: list[Problem] = []
-    records: list[FoundRecord] = []
-    for key, suffix, offset, size in _members(path, problems):
-        if not records or records[-1].key != key:
-            problems += _key_problems(path, key)
-            records.append(FoundRecord(key, ()))
-        known = records[-1].members
-        if suffix in (member[0] for member in known):
-            fault = f"the member .{suffix} is there twice, the second is not read"
-            problems.append(_error("duplicate member", path, key, fault, "remove one of the two"))
-        else:
-            records[-1] = FoundRecord(key, (*known, (suffix, offset, size)))
+
+    def report_end(fault: str) -> None:
+        what = f"it is truncated or damaged ({fault}), and what stands behind that place is lost"
+        problems.append(_error("broken shard", path, "", what, "write or copy it again"))
+
+    def report_duplicate(member: Member) -> None:
+        fault = f"the member .{member.suffix} is there twice, the second is not read"
+        problems.append(_error("duplicate member", path, member.key, fault, "remove one of the two"))
+
+    def watched() -> Iterator[Member]:
+        for member in walk(path, report_end):
+            problems.extend(_member_problems(path, member))
+            yield member
+
+    records = []
+    for group in group_members(watched(), report_duplicate):
+        key = group[0].key
+        problems += _key_problems(path, key)
+        records.append(FoundRecord(key, tuple((member.suffix, member.offset, member.size) for member in group)))
     return ShardScan(path, tuple(records), tuple(problems))
 
 
@@ -83,41 +86,13 @@ def read_record(path: Path, found: FoundRecord) -> Record:
     return record
 
 
-def _members(path: Path, problems: list[Problem]) -> Iterator[tuple[str, str, int, int]]:
-    """Key, suffix, offset and size of each image and JSON; what else is found is added to the problems."""
-    fault = None
-    try:
-        length = path.stat().st_size
-        with tarfile.open(path, "r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")  # `tar -C folder .` writes it
-                parts = _NAME.fullmatch(name)
-                suffix = "" if parts is None else parts[2].lower()
-                if member.isdir():
-                    continue
-                if parts is None or suffix not in (*IMAGE_SUFFIXES, "json"):
-                    problems.append(_unread(path, name, suffix))
-                elif not member.isreg() or member.issparse():
-                    remedy = "write the file itself, as `tar --dereference --hard-dereference` does"
-                    fault_here = f"the member .{suffix} is a link or another special file, which is not read"
-                    problems.append(_error("special member", path, parts[1], fault_here, remedy))
-                elif member.offset_data + member.size <= length:
-                    yield parts[1], suffix, member.offset_data, member.size
-            fault = _missing_end(archive)
-    except Exception as error:  # tarfile lets errors of many kinds through when the file is corrupt
-        fault = f"{type(error).__name__}: {error}"
-    if fault is not None:
-        what = f"it is truncated or damaged ({fault}), and what stands behind that place is lost"
-        problems.append(_error("broken shard", path, "", what, "write or copy it again"))
-
-
-def _missing_end(archive: tarfile.TarFile) -> str | None:
-    """What is wrong with the end of an archive: tarfile does not miss the block of zeros."""
-    assert archive.fileobj is not None  # it is open
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE):
-        return None
-    return f"no header and no end mark at byte {archive.offset}"
+def _member_problems(path: Path, member: Member) -> Iterator[Problem]:
+    if not member.is_wanted:
+        yield _unread(path, member)
+    elif not member.is_plain:
+        fault = f"the member .{member.suffix} is a link or another special file, which is not read"
+        remedy = "write the file itself, as `tar --dereference --hard-dereference` does"
+        yield _error("special member", path, member.key, fault, remedy)
 
 
 def _key_problems(path: Path, key: str) -> Iterator[Problem]:
@@ -126,9 +101,9 @@ def _key_problems(path: Path, key: str) -> Iterator[Problem]:
         yield _error("bad key", path, key, fault, "name its members otherwise")
 
 
-def _unread(path: Path, name: str, suffix: str) -> Problem:
-    pickled = suffix.rpartition(".")[2] in ("pkl", "pickle", "pth", "pt", "pyd")
-    fault = f"the member {name!r:.80} is not read" + (", for nothing is ever unpickled" if pickled else "")
+def _unread(path: Path, member: Member) -> Problem:
+    pickled = member.suffix.rpartition(".")[2] in ("pkl", "pickle", "pth", "pt", "pyd")
+    fault = f"the member {member.name!r:.80} is not read" + (", for nothing is ever unpickled" if pickled else "")
     remedy = "leave it out, or put what it says into the metadata"
     return Problem(Severity.WARNING, "member not read", path.name, "", fault, remedy)
 

@@ -12,10 +12,9 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from webdataset.tariterators import base_plus_ext, group_by_keys
+from typing import Any, BinaryIO, Final
 
 from infogap.data.index import INDEX_NAME, Place, load_index
 from infogap.data.records import IMAGE_SUFFIXES, Record, RecordError, decode_sample, members_of
@@ -25,6 +24,36 @@ from infogap.data.skips import SkipLog, SkipReason
 
 class ShardError(ValueError):
     """A shard that cannot be read to its end; the message names it."""
+
+
+_NAME: Final = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)", re.DOTALL)
+"""Key and suffix of a member: all of its path before the first dot of the file's name, and what comes after that."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A member of a tar file.
+
+    Attributes:
+        name: its path.
+        key: of the sample that it belongs to; empty if the name has no suffix.
+        suffix: what makes it an image or a JSON, in small letters.
+        is_plain: whether it is a file that lies in one piece in the shard: no link, no sparse file, no device.
+        offset: where its bytes begin in the shard.
+        size: how many they are.
+    """
+
+    name: str
+    key: str
+    suffix: str
+    is_plain: bool
+    offset: int
+    size: int
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether it is of a kind that is used; all others stay unread."""
+        return self.suffix in (*IMAGE_SUFFIXES, "json")
 
 
 def check_local(where: str) -> None:
@@ -139,59 +168,82 @@ def decode_or_skip(record: Mapping[str, Any], skips: SkipLog) -> Sample | None:
         return None
 
 
-def _records(
-    shard: Path, skips: SkipLog, content: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
-) -> Iterator[Record]:
-    """Records of a shard with some content for each member, grouped by their keys."""
+def walk(shard: Path, report: Callable[[str], None]) -> Iterator[Member]:
+    """Members of a tar file in order, from their headers alone, whatever is in it; folders are left out.
 
-    def duplicate(error: Exception) -> bool:
-        fault = RecordError(f"The shard {shard} holds a member twice: {error.args[0]}.", SkipReason.DUPLICATE_MEMBER)
-        skips.fault(fault.reason, fault)
-        return True
-
-    yield from group_by_keys(_members(shard, skips, content), handler=duplicate)
-
-
-def _members(
-    shard: Path, skips: SkipLog, content: Callable[[tarfile.TarFile, tarfile.TarInfo], Any]
-) -> Iterator[dict[str, Any]]:
-    """Image and JSON members of a tar file, as `group_by_keys` wants them."""
+    Args:
+        shard: the file.
+        report: is told at the end what is wrong, if it is truncated or damaged; members up to there are yielded.
+    """
     fault = None
     try:
+        length = shard.stat().st_size
         with tarfile.open(shard, "r:") as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")  # `tar -C folder .` writes it
-                if member.isreg() and _is_wanted(name):
-                    yield {"fname": name, "data": content(archive, member), "__url__": str(shard)}
+            for header in archive:
+                name = header.name.removeprefix("./")  # `tar -C folder .` writes it
+                parts = _NAME.fullmatch(name)
+                key, suffix = ("", "") if parts is None else (parts[1], parts[2].lower())
+                is_plain = header.isreg() and not header.issparse()
+                # of a file that ends inside a member, tarfile says so when it looks for the next one
+                if not header.isdir() and (not is_plain or header.offset_data + header.size <= length):
+                    yield Member(name, key, suffix, is_plain, header.offset_data, header.size)
             fault = _missing_end(archive)
     except Exception as error:  # tarfile lets errors of many kinds through when the file is corrupt
         fault = f"{type(error).__name__}: {error}"
     if fault is not None:
+        report(fault)
+
+
+def group_members(members: Iterable[Member], report: Callable[[Member], None]) -> Iterator[list[Member]]:
+    """Images and JSONs that stand side by side and share a key; all others are left out.
+
+    Args:
+        members: of one shard.
+        report: is told of a member that its group holds already, and that is left out.
+    """
+    group: list[Member] = []
+    for member in members:
+        if not (member.is_wanted and member.is_plain):
+            continue
+        if group and group[0].key != member.key:
+            yield group
+            group = []
+        if any(known.suffix == member.suffix for known in group):
+            report(member)
+        else:
+            group.append(member)
+    if group:
+        yield group
+
+
+def _records(shard: Path, skips: SkipLog, content: Callable[[BinaryIO, Member], Any]) -> Iterator[Record]:
+    """Records of a shard with some content for each member."""
+
+    def report_end(fault: str) -> None:
         message = f"The shard {shard} is truncated or damaged ({fault}): write or copy it again."
         skips.fault(SkipReason.BROKEN_SHARD, ShardError(message))
 
+    def report_duplicate(member: Member) -> None:
+        message = f"The shard {shard} holds the member {member.name!r} twice: remove one of the two."
+        skips.fault(SkipReason.DUPLICATE_MEMBER, RecordError(message, SkipReason.DUPLICATE_MEMBER))
 
-def _bytes_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = archive.extractfile(member)
-    assert file is not None  # it is a regular file
-    return file.read()
+    try:
+        with shard.open("rb") as file:
+            for group in group_members(walk(shard, report_end), report_duplicate):
+                contents = {member.suffix: content(file, member) for member in group}
+                yield {"__key__": group[0].key, "__url__": str(shard), **contents}
+    except OSError as error:
+        report_end(f"{type(error).__name__}: {error}")
 
 
-def _extent_of(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[int, Any]:
+def _bytes_of(file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def _extent_of(file: BinaryIO, member: Member) -> tuple[int, Any]:
     """Offset of a member, with its size, or of a JSON with its bytes."""
-    if member.name.lower().endswith("json"):
-        return member.offset_data, _bytes_of(archive, member)
-    assert archive.fileobj is not None  # it is open
-    archive.fileobj.seek(member.offset_data + member.size - 1)
-    if member.size and not archive.fileobj.read(1):
-        raise tarfile.ReadError("unexpected end of data")
-    return member.offset_data, member.size
-
-
-def _is_wanted(name: str) -> bool:
-    """Whether a member is of a kind that is used; all others stay unread."""
-    suffix = base_plus_ext(name)[1]
-    return suffix is not None and suffix.lower() in (*IMAGE_SUFFIXES, "json")
+    return member.offset, _bytes_of(file, member) if member.suffix == "json" else member.size
 
 
 def _missing_end(archive: tarfile.TarFile) -> str | None:

@@ -110,14 +110,14 @@ class TrainStream(IterableDataset[SampleBatch]):
         self.skips = skips
 
     def __iter__(self) -> Iterator[SampleBatch]:
-        worker, workers = _this_worker()
-        reader = RecordReader(self.cache)
+        worker, workers = _this_worker(self.skips)
         start = self.position.batches  # it moves on while batches are used
-        for number, batch in enumerate(self._batches(start)):
-            if number % workers != worker:
-                continue
-            sound = [sample for source, item in batch if (sample := self._read(source, item, reader)) is not None]
-            yield SampleBatch(sound or [self._next_sound(start + number + 1, reader)], self.skips)
+        with RecordReader(self.cache) as reader:
+            for number, batch in enumerate(self._batches(start)):
+                if number % workers == worker:
+                    read = [self._read(source, item, reader) for source, item in batch]
+                    sound = [sample for sample in read if sample is not None]
+                    yield SampleBatch(sound or [self._next_sound(start + number + 1, reader)], self.skips)
 
     def _batches(self, used: int) -> Iterator[list[tuple[int, int]]]:
         """Source and number of the samples of each batch, from the `used`-th batch on."""
@@ -197,17 +197,23 @@ class ValidationStream(IterableDataset[SampleBatch]):
         self.skips = skips
 
     def __iter__(self) -> Iterator[SampleBatch]:
-        worker, workers = _this_worker()
-        reader = RecordReader(self.cache)
+        worker, workers = _this_worker(self.skips)
         of_all_ranks = self.batch_size * self.world_size
-        for number, start in enumerate(range(0, len(self.samples), of_all_ranks)):
-            if number % workers == worker:
-                mine = range(start + self.rank, min(start + of_all_ranks, len(self.samples)), self.world_size)
-                read = [self.samples.read(item, reader, self.skips) for item in mine]
-                yield SampleBatch([sample for sample in read if sample is not None], self.skips)
+        with RecordReader(self.cache) as reader:
+            for number, start in enumerate(range(0, len(self.samples), of_all_ranks)):
+                if number % workers == worker:
+                    mine = range(start + self.rank, min(start + of_all_ranks, len(self.samples)), self.world_size)
+                    read = [self.samples.read(item, reader, self.skips) for item in mine]
+                    yield SampleBatch([sample for sample in read if sample is not None], self.skips)
 
 
-def _this_worker() -> tuple[int, int]:
-    """Number of this DataLoader worker, and of all of them; (0, 1) in the main process."""
+def _this_worker(skips: SkipLog) -> tuple[int, int]:
+    """Number of this DataLoader worker, and of all of them; (0, 1) in the main process.
+
+    A worker begins with a copy of what the main process has counted, which it must not count again.
+    """
     info = get_worker_info()
-    return (0, 1) if info is None else (info.id, info.num_workers)
+    if info is None:
+        return 0, 1
+    skips.take_news()
+    return info.id, info.num_workers

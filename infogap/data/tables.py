@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final
 
 from infogap.data.json_stream import NoListError, read_list
@@ -24,8 +25,8 @@ from infogap.data.sample import CHAT_MARKUP
 READ_BYTES: Final = 1 << 20
 """Bytes of a parquet file that are read at a time; without a bound pyarrow reads whole row groups."""
 
-
-_HALF_CHARACTER: Final = re.compile(r"[\ud800-\udfff]")
+HALF_CHARACTER: Final = re.compile(r"[\ud800-\udfff]")
+"""A lone surrogate, which JSON can write and no tokenizer reads."""
 
 
 class TableError(ValueError):
@@ -90,7 +91,7 @@ class Record:
             raise self.error(column, "it is empty, fill it in or remove the row")
         if CHAT_MARKUP in text:
             raise self.error(column, f"it holds {CHAT_MARKUP!r}, which would be read as chat markup, take it out")
-        if _HALF_CHARACTER.search(text):
+        if HALF_CHARACTER.search(text):
             raise self.error(column, "it holds half a character (a lone surrogate), correct it")
         return text
 
@@ -112,8 +113,10 @@ def find_parts(root: Path, patterns: Sequence[str], name: str) -> list[Path]:
     if not root.is_dir():
         raise TableError(f"The path {root} of {name} does not exist: give the file or folder as it was downloaded.")
     for pattern in patterns:
-        if parts := sorted((path for path in root.glob(pattern) if path.is_file()), key=_natural_order):
-            return parts
+        found = [path for path in root.glob(pattern) if path.is_file()]
+        # not what is hidden, as macOS's "._train.parquet" and unfinished conversions are
+        if parts := [path for path in found if "/." not in f"/{path.relative_to(root).as_posix()}"]:
+            return sorted(parts, key=_natural_order)
     raise TableError(
         f"The folder {root} holds no file of {name}: give the file, or a folder with {' or '.join(patterns)}."
     )
@@ -147,7 +150,7 @@ def _read_tsv(file: Path, needed: Collection[str], wanted: Collection[str], star
     """Tab-separated values as pandas writes them: fields that hold tabs, quotes or line ends stand in quotes."""
     csv.field_size_limit(sys.maxsize)  # an image in base64 is longer than the default of 128 KiB
     number = 0
-    with file.open(newline="", encoding="utf-8") as lines:
+    with file.open(newline="", encoding="utf-8-sig") as lines:  # Excel writes a byte order mark
         reader = csv.reader(lines, delimiter="\t")
         header = next(reader, [])
         _check_columns(file, header, needed)
@@ -181,11 +184,7 @@ def read_parquet(
     Raises:
         TableError: if pyarrow is missing, the file cannot be read, or lacks a column.
     """
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[data]'.") from error
+    pyarrow, parquet = load_pyarrow(file)
     from infogap.data.parquet.rows import ParquetRows
 
     try:
@@ -202,6 +201,16 @@ def read_parquet(
     except (pyarrow.ArrowException, PageError) as error:
         raise _unreadable(file, error) from error
     return start
+
+
+def load_pyarrow(file: Path) -> tuple[ModuleType, ModuleType]:
+    """The modules `pyarrow` and `pyarrow.parquet`; a `TableError` that names the file if they are missing."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[data]'.") from error
+    return pyarrow, parquet
 
 
 def _read_json_lines(

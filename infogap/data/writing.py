@@ -6,16 +6,14 @@ hashing needs as long as everything else together.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
-import shutil
 import tarfile
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -23,6 +21,7 @@ from typing import Any, Final, Self
 from infogap.data.index import DEFAULT_MANIFEST, INDEX_NAME, Place, ShardEntry, has_shards
 from infogap.data.records import SCHEMA, encode_sample
 from infogap.data.sample import Sample, SampleError
+from infogap.data.unfinished import unfinished_folder
 
 BUFFER_BYTES: Final = 1 << 16
 """Small pieces are gathered to so many bytes; larger ones go to the system without a copy."""
@@ -34,6 +33,9 @@ processor time of calls of 0.25 to 1 MB, since the system looks for as much memo
 WRITEBACK_BYTES: Final = 32 << 20
 """Bytes after which the disk is set to work, so that it does so while further samples are read, and the wait for it at
 the end of a shard is short: 16 times in a shard of 512 MiB."""
+
+PARTIAL_FOLDER: Final = ".writing"
+"""Hidden folder, inside the new set's, where a set is until all of it is complete."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class ShardWriter:
         self._file = self._partial.open("wb", buffering=BUFFER_BYTES)
         self._size = 0
         self._handed_over = 0
-        self._digest = sha256()
+        self._digest = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, "sha256")
         self._hashing: Future[None] | None = None
 
@@ -175,11 +177,12 @@ def write_shards(
     prefix: str = "shard",
     made_from: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> list[Path]:
     """Write samples as shards `PREFIX-000000.tar`, ... and then their index.
 
-    All of it, or nothing: shards are written in a hidden folder and moved into place when the last one is finished.
-    Equal samples give equal bytes.
+    All of it, or nothing: files are written in a hidden folder and moved into place when all are complete, the index
+    last. What a process that was killed has left is removed first. Equal samples give equal bytes.
 
     Args:
         samples: what to write, one at a time in memory.
@@ -188,6 +191,7 @@ def write_shards(
         prefix: how the shards' names begin.
         made_from: what the samples follow from, for the index, as JSON values; read when the last sample is written.
         about: source, licence and origin of the data, for the index.
+        beside: writes what is to lie beside the shards into the folder that it is given, when the last is written.
 
     Returns:
         Paths of the shards.
@@ -196,25 +200,26 @@ def write_shards(
         FileExistsError: if the folder holds shards.
         SampleError: if a sample cannot be encoded or a key occurs twice.
         ValueError: if there are no samples, or `samples_per_shard` is below 1.
+        BusyError: if another process writes to the folder.
     """
     if samples_per_shard < 1:
         raise ValueError(f"samples_per_shard is {samples_per_shard}: give at least 1.")
     folder.mkdir(parents=True, exist_ok=True)
-    if has_shards(folder):
-        raise FileExistsError(f"The folder {folder} holds shards already: empty it or name another.")
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder))
-    try:
+    with unfinished_folder(folder / PARTIAL_FOLDER, folder) as partial:
+        if has_shards(folder):
+            raise FileExistsError(f"The folder {folder} holds shards already: empty it or name another.")
         entries = list(_write_all(iter(samples), partial, samples_per_shard, prefix))
         if not entries:
             raise ValueError(f"There are no samples to write to {folder}: give at least one.")
+        if beside is not None:
+            beside(partial)
+        others = sorted(path.name for path in partial.iterdir())  # shards, and what lies beside them
         index = index_bytes(entries, {**(about or {}), **({} if made_from is None else {"made_from": made_from})})
-        write_durably(partial / INDEX_NAME, index)
-        names = [entry.name for entry in entries]
-        for name in [*names, INDEX_NAME]:
+        write_durably(partial / "index", index)
+        os.replace(partial / "index", partial / INDEX_NAME)  # there it says that all files are complete
+        for name in [*others, INDEX_NAME]:
             os.replace(partial / name, folder / name)
-    finally:
-        shutil.rmtree(partial)
-    return [folder / name for name in names]
+    return [folder / entry.name for entry in entries]
 
 
 def _write_all(samples: Iterator[Sample], folder: Path, samples_per_shard: int, prefix: str) -> Iterator[ShardEntry]:
@@ -240,15 +245,16 @@ def check_new_key(key: str, keys: set[str]) -> None:
         raise SampleError(f"The key {key!r} occurs twice: give every sample a key of its own.")
 
 
-def index_bytes(entries: Sequence[ShardEntry], about: Mapping[str, Any]) -> bytes:
+def index_bytes(entries: Sequence[ShardEntry], about: Mapping[str, Any], resolution: str = DEFAULT_MANIFEST) -> bytes:
     """Content of an index: indented for people, but with each shard on one line, since its members are many.
 
     Args:
         entries: the shards in the order of training.
         about: further fields, as JSON values: `source`, `licence`, `origin`, `made_from`.
+        resolution: name of the resolution manifest beside the index. Default: `DEFAULT_MANIFEST`.
     """
     fields = {"schema": SCHEMA, "samples": sum(entry.samples for entry in entries)}
-    head = json.dumps({**fields, **about, "resolution": DEFAULT_MANIFEST}, indent=1, allow_nan=False)
+    head = json.dumps({**fields, **about, "resolution": resolution}, indent=1, allow_nan=False)
     shards = ",\n".join(f"  {json.dumps(entry_fields(entry))}" for entry in entries)
     text = head.removesuffix("\n}") + ',\n "shards": [\n' + shards + "\n ]\n}\n"
     return text.encode()

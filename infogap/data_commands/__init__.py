@@ -72,22 +72,18 @@ def _convert(words: Sequence[str]) -> None:
 
 
 def _unpack(words: Sequence[str]) -> None:
-    from infogap.data.convert.unpack import unpack
+    from infogap.data.convert import command
 
-    parser = argparse.ArgumentParser(
-        prog="infogap data unpack", description="Write shards as samples.jsonl and a folder of images, byte for byte."
-    )
-    parser.add_argument("shards", metavar="SHARDS", help="a folder of shards, a shard, or a glob pattern")
-    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
-    chosen = parser.parse_args(words)
-    print(f"{chosen.out} holds {unpack(chosen.shards, chosen.out):,} samples.")
+    command.unpack_main(words, "infogap data unpack")
 
 
 def _index(words: Sequence[str]) -> None:
     from infogap.data.indexing import index_shards
 
     parser = argparse.ArgumentParser(
-        prog="infogap data index", description="Write the index of shards that another tool has made, or changed."
+        prog="infogap data index",
+        allow_abbrev=False,
+        description="Write the index of shards that another tool has made, or changed.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder that holds the shards")
     chosen = parser.parse_args(words)
@@ -101,7 +97,9 @@ def _report(words: Sequence[str]) -> None:
     from infogap.resolution import SelectionReport
 
     parser = argparse.ArgumentParser(
-        prog="infogap data report", description="How many samples got which view, and how many got none."
+        prog="infogap data report",
+        allow_abbrev=False,
+        description="How many samples got which view, and how many got none.",
     )
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a resolution.jsonl")
     chosen = parser.parse_args(words)

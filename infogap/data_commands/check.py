@@ -170,6 +170,7 @@ def main(words: Sequence[str]) -> None:
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infogap data check",
+        allow_abbrev=False,
         description="Check every sample of some shards, and what lies beside them. The exit status is 1 if there are "
         "errors, 0 if there are warnings only.",
     )

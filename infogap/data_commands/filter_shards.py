@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 import rich.box
 from rich.table import Table
@@ -17,14 +16,22 @@ from rich.text import Text
 
 from infogap.data.difficulty import SolvedByText, SolvedInView
 from infogap.data.filters import MIN_SIDE, BoxSanity, Filter, FilterChain, SmallImages, Unanswerable
-from infogap.data.index import has_shards, load_index
-from infogap.data.manifest import MANIFEST_NAME, load_header, load_manifest, manifest_path, write_manifest
+from infogap.data.index import load_index
+from infogap.data.manifest import (
+    MANIFEST_NAME,
+    ManifestEntry,
+    ManifestHeader,
+    load_header,
+    load_manifest,
+    manifest_path,
+    write_manifest,
+)
 from infogap.data.near_duplicates import DISTANCE, NearDuplicates
 from infogap.data.records import RecordError, decode_sample
 from infogap.data.sample import Sample
 from infogap.data.shards import find_shards, read_records
 from infogap.data.skips import SkipLog, SkipReason
-from infogap.data.writing import write_shards
+from infogap.data.writing import write_durably, write_shards
 from infogap.data_commands.console import make_console, say, watched
 from infogap.data_commands.references import References, load_references
 from infogap.episode.matching import match_answer
@@ -48,7 +55,7 @@ class ShardFilter:
     Faulty samples are dropped too, and counted by their fault.
 
     Args:
-        where: a folder of shards, a shard, or a glob pattern.
+        shards: the shards, all of one folder: what is known of the new ones comes from its index.
         steps: the steps in order.
         manifest: the resolution manifest of the shards; it need not exist.
 
@@ -58,8 +65,9 @@ class ShardFilter:
         skips: faults of shards and samples.
     """
 
-    def __init__(self, where: str, steps: Sequence[Filter], manifest: Path) -> None:
-        self._where, self._manifest = where, manifest
+    def __init__(self, shards: Sequence[Path], steps: Sequence[Filter], manifest: Path) -> None:
+        self._shards, self._manifest = shards, manifest
+        self._dropped: list[tuple[str, str]] = []
         self._chain = FilterChain(steps)
         self.counts: Counter[str] = Counter(self._chain.dropped)
         self.kept: set[str] = set()
@@ -77,25 +85,26 @@ class ShardFilter:
         Raises:
             FilterError: if no sample is left.
             FileExistsError: if `out` holds shards.
+            ValueError: if the manifest is damaged.
+            BusyError: if another process writes to `out`.
         """
-        if has_shards(out):
-            raise FileExistsError(f"The folder {out} holds shards already: empty it or name another.")
-        shards = find_shards(self._where)
-        out.mkdir(parents=True, exist_ok=True)
-        partial = out / f".{DROPPED_NAME}.{os.getpid()}"
+        results = self._load_results()
         made_from = dict(origin)
-        try:
-            with partial.open("w", encoding="utf-8") as dropped:
-                samples = self._samples(shards, dropped, made_from)
-                first = next(samples, None)
-                if first is None:
-                    raise FilterError(f"No sample of {self._where} is left ({self._summary()}): ask for less.")
-                kept = itertools.chain([first], samples)
-                write_shards(kept, out, samples_per_shard, made_from=made_from, about=about)
-            os.replace(partial, out / DROPPED_NAME)
-        finally:
-            partial.unlink(missing_ok=True)
-        self._carry_manifest(out)
+        samples = self._samples(made_from)
+        first = next(samples, None)
+        if first is None:
+            raise FilterError(f"No sample of {self._shards[0].parent} is left ({self._summary()}): ask for less.")
+
+        def write_beside(folder: Path) -> None:
+            lines = (json.dumps({"key": key, "step": step}) + "\n" for key, step in self._dropped)
+            write_durably(folder / DROPPED_NAME, "".join(lines).encode())
+            if results is not None:
+                header, entries = results
+                kept = (entry for key, entry in entries.items() if key in self.kept)
+                write_manifest(folder / MANIFEST_NAME, header, kept)
+
+        kept = itertools.chain([first], samples)
+        write_shards(kept, out, samples_per_shard, made_from=made_from, about=about, beside=write_beside)
 
     def table(self) -> Table:
         """Samples by what became of them."""
@@ -106,9 +115,9 @@ class ShardFilter:
         table.add_row("kept", f"{len(self.kept):,}")
         return table
 
-    def _samples(self, shards: Sequence[Path], dropped: TextIO, made_from: dict[str, Any]) -> Iterator[Sample]:
+    def _samples(self, made_from: dict[str, Any]) -> Iterator[Sample]:
         """The kept samples; when they are through, the counts are added to what the index will say."""
-        for shard in watched(shards, "shards"):
+        for shard in watched(self._shards, "shards"):
             for record in read_records(shard, self.skips):
                 sample, step = self._judge(record)
                 if step is None:
@@ -117,7 +126,7 @@ class ShardFilter:
                     yield sample
                 else:
                     self.counts[step] += 1
-                    dropped.write(json.dumps({"key": record["__key__"], "step": step}) + "\n")
+                    self._dropped.append((record["__key__"], step))
         made_from["counts"] = {**self.counts, "kept": len(self.kept)}
 
     def _judge(self, record: Mapping[str, Any]) -> tuple[Sample | None, str | None]:
@@ -131,11 +140,9 @@ class ShardFilter:
             return sample, DUPLICATE_KEY
         return sample, self._chain.dropping_step(sample)
 
-    def _carry_manifest(self, out: Path) -> None:
-        if self._manifest.is_file():
-            entries = load_manifest(self._manifest)
-            kept = (entry for key, entry in entries.items() if key in self.kept)
-            write_manifest(out / MANIFEST_NAME, load_header(self._manifest), kept)
+    def _load_results(self) -> tuple[ManifestHeader, dict[str, ManifestEntry]] | None:
+        """The manifest, None if there is none. It is read before anything is written, in case it is damaged."""
+        return (load_header(self._manifest), load_manifest(self._manifest)) if self._manifest.is_file() else None
 
     def _summary(self) -> str:
         return ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count) or "there are none"
@@ -148,14 +155,15 @@ def main(words: Sequence[str]) -> None:
         words: those after the word ``filter``.
 
     Raises:
-        FilterError: if the options contradict each other, or no sample is left.
+        FilterError: if the options contradict each other, the shards lie in several folders, or no sample is left.
         ValueError: if shards, manifest or images to compare with cannot be used.
         OSError: likewise.
     """
     chosen = _make_parser().parse_args(words)
     if chosen.distance is not None and not chosen.against:
         raise FilterError("--distance is of the comparison with other images: name them with --against.")
-    manifest = chosen.manifest or manifest_path(chosen.shards)  # a slip in the path is noticed before all else
+    shards = _find_in_one_folder(chosen.shards)  # a slip in the path is noticed before all else
+    manifest = chosen.manifest or manifest_path(chosen.shards)
     solved = chosen.drop_solved_by_text or chosen.drop_solved_in_view is not None
     if (solved or chosen.manifest is not None) and not manifest.is_file():
         raise FilterError(f"There is no manifest {manifest}: run data_scripts/select_resolution.py first.")
@@ -165,8 +173,8 @@ def main(words: Sequence[str]) -> None:
         say(console, f"{known.name}: {len(known.hashes):,} different images.")
         if known.unread:
             say(console, f"{len(known.unread):,} cannot be read, and are compared with nothing. {known.unread[0]}")
-    work = ShardFilter(chosen.shards, list(_make_steps(chosen, manifest, references)), manifest)
-    index = load_index(find_shards(chosen.shards)[0].parent)
+    work = ShardFilter(shards, list(_make_steps(chosen, manifest, references)), manifest)
+    index = load_index(shards[0].parent)
     before = None if index is None else index.made_from
     origin = {"from": {"shards": chosen.shards, "made_from": before}, "steps": _settings(chosen)}
     work.write(chosen.out, chosen.samples_per_shard, origin, {} if index is None else index.about)
@@ -177,9 +185,22 @@ def main(words: Sequence[str]) -> None:
     say(console, f"{chosen.out} holds what was kept, {chosen.out / DROPPED_NAME} names the others.")
 
 
+def _find_in_one_folder(where: str) -> list[Path]:
+    """Shards whose origin and resolution manifest are the same."""
+    shards = find_shards(where)
+    folders = sorted({str(shard.parent) for shard in shards})
+    if len(folders) > 1:
+        raise FilterError(
+            f"The shards {where} lie in {len(folders)} folders, each with an origin and a manifest of its own (first: "
+            f"{folders[0]}, {folders[1]}): filter one folder at a time."
+        )
+    return shards
+
+
 def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="infogap data filter",
+        allow_abbrev=False,
         description="Write shards anew without the samples that should not train. Images keep their bytes. Faulty "
         "samples, and the second one with a key, are always dropped.",
     )

@@ -6,8 +6,11 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from infogap.data.index import load_index
+from infogap.data.index import Place
 from infogap.data.manifest import ManifestEntry, ManifestHeader, ManifestWriter
+from infogap.data.reader import RecordReader, Shard, open_local
+from infogap.data.records import RecordError
+from infogap.data.remote import Cache, CacheConfig
 from infogap.data.sample import Sample
 from infogap.data.shards import decode_or_skip
 from infogap.data.skips import SkipLog, SkipReason
@@ -102,15 +105,32 @@ class _Asked:
 def is_complete(
     shards: Sequence[Path], known: Mapping[str, ManifestEntry], config: ResolutionConfig, skips: SkipLog
 ) -> bool:
-    """Whether all sound samples have a result. Where an index names all samples, the shards are seldom read for it."""
+    """Whether all sound samples have a result. Only samples without one are read.
+
+    Raises:
+        RecordError: if one of those is faulty and `skips` is strict.
+        ImageError: likewise.
+    """
     if not known:
         return False
-    index = load_index(shards[0].parent)
-    listed = {} if index is None else {shards[0].with_name(entry.name): entry.members for entry in index.shards}
-    places = [listed.get(shard) for shard in shards]
-    if all(members and all(config.is_answered(known.get(place.key)) for place in members) for members in places):
-        return True
-    return not Pending(shards, WHOLE, known, config, skips).take(1)
+    with RecordReader(Cache(CacheConfig())) as reader:
+        for shard in open_local(shards, skips):
+            for place in shard.places:
+                if not config.is_answered(known.get(place.key)) and _is_sound(reader, shard, place, skips):
+                    return False
+    return True
+
+
+def _is_sound(reader: RecordReader, shard: Shard, place: Place, skips: SkipLog) -> bool:
+    sample = None
+    try:
+        sample = decode_or_skip(reader.read(shard, place), skips)
+    except RecordError as error:
+        skips.fault(error.reason, error)
+    fault = None if sample is None else find_faults([sample.image], 1)[0]
+    if fault is not None:
+        skips.fault(SkipReason.BAD_IMAGE, fault)
+    return sample is not None and fault is None
 
 
 def select_resolutions(

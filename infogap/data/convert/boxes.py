@@ -31,12 +31,26 @@ def read_box(value: Any) -> Box:
     Raises:
         DropError: if it is something else, or empty.
     """
+    x1, y1, x2, y2 = four_numbers(value)
+    try:
+        return Box(x1, y1, x2, y2)
+    except ValueError as error:
+        raise _bad_box(error) from error
+
+
+def four_numbers(value: Any) -> tuple[float, float, float, float]:
+    """What a data set has for a box, whatever the four numbers mean to it.
+
+    Raises:
+        DropError: if it is something else, or one of them is too large.
+    """
     if not _is_box(value):
         raise DropError(DropReason.BAD_BOXES, f"the box {value!r:.80} is no list of four numbers, correct it")
     try:
-        return Box(*map(float, value))
-    except (ValueError, OverflowError) as error:
+        first, second, third, fourth = map(float, value)
+    except OverflowError as error:
         raise _bad_box(error) from error
+    return first, second, third, fourth
 
 
 def clamped(boxes: tuple[NestedBoxes, ...], size: Size) -> tuple[NestedBoxes, ...]:

@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from infogap.data.convert.convert import ConvertConfig, convert
 from infogap.data.convert.registry import SOURCES
 from infogap.data.convert.source import Source
+from infogap.data.convert.writer import ConvertError
 
 MIB = 1 << 20
 
@@ -25,13 +26,15 @@ def main(arguments: Sequence[str], prog: str = "infogap data convert") -> None:
         prog: what the help calls the command.
 
     Raises:
+        ConvertError: if one of the two folders lies in the other.
         ValueError: see `convert` and `unpack`.
         OSError: likewise.
     """
-    chosen = _make_parser(prog).parse_args(arguments)
-    if chosen.source == "unpack":
-        _unpack(chosen)
+    if arguments[:1] == ["unpack"]:
+        unpack_main(arguments[1:], f"{prog} unpack")
         return
+    chosen = _make_parser(prog).parse_args(arguments)
+    _check_apart(chosen.root, chosen.out)
     options = {name: getattr(chosen, name) for name in _options(SOURCES[chosen.source])}
     source = SOURCES[chosen.source](chosen.root, **options)
     shard_bytes = chosen.shard_mib * MIB
@@ -44,16 +47,23 @@ def main(arguments: Sequence[str], prog: str = "infogap data convert") -> None:
 def _make_parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
+        allow_abbrev=False,
         description="Write a published training set as shards. Images are copied byte for byte. After a kill the same "
         "command goes on where it stopped.",
     )
     commands = parser.add_subparsers(dest="source", required=True, metavar="SOURCE")
     for name, source in SOURCES.items():
         _add_source(commands, name, source)
-    back = commands.add_parser("unpack", help="the way back: shards to samples.jsonl and a folder of images")
-    back.add_argument("shards", metavar="SHARDS", help="a folder of shards, a glob pattern, or a file")
-    back.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
+    # for the overview alone: `unpack_main` reads its arguments
+    commands.add_parser("unpack", help="the way back: shards to samples.jsonl and a folder of images")
     return parser
+
+
+def _check_apart(root: Path, out: Path) -> None:
+    """Raise if what is written could be taken for what is read, now or by a later conversion."""
+    read, written = root.resolve(), out.resolve()
+    if read.is_relative_to(written) or written.is_relative_to(read):
+        raise ConvertError(f"One of ROOT ({root}) and OUT ({out}) lies in the other: give a folder beside ROOT as OUT.")
 
 
 def _add_source(commands: Any, name: str, source: type[Source]) -> None:
@@ -62,6 +72,7 @@ def _add_source(commands: Any, name: str, source: type[Source]) -> None:
     about = re.split(r"\n+(?:Args|Attributes|Raises):\n", text)[0]
     parser = commands.add_parser(
         name,
+        allow_abbrev=False,
         help=about.partition("\n")[0].replace("%", "%%"),
         description=f"{about}\n\nLicence of the data: {source.licence}. Origin: {source.origin}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -100,8 +111,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         "--max-side",
         type=int,
         metavar="N",
-        help="scale images down whose longer side has more pixels, and their boxes alike (default: copy all as they "
-        "are)",
+        help="scale images down whose longer side has more pixels, and their boxes alike; these are stored as JPEG, "
+        "which loses detail, whatever they were (default: copy all as they are)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="read only the first N rows, for a look (default: all)")
 
@@ -123,8 +134,25 @@ def _help_of(source: type[Source], argument: str) -> str:
     return "the files of the data set, as they were downloaded: a table, or the folder that holds it"
 
 
-def _unpack(chosen: argparse.Namespace) -> None:
+def unpack_main(words: Sequence[str], prog: str) -> None:
+    """Run the command that takes shards apart.
+
+    Args:
+        words: its arguments.
+        prog: what the help calls the command.
+
+    Raises:
+        ValueError: see `unpack`.
+        OSError: likewise.
+    """
     from infogap.data.convert.unpack import unpack  # reading shards needs torch, which writing them does not
 
-    count = unpack(chosen.shards, chosen.out)
-    print(f"{chosen.out} holds {count} samples.")
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        allow_abbrev=False,
+        description="Write shards as samples.jsonl and a folder of images, byte for byte.",
+    )
+    parser.add_argument("shards", metavar="SHARDS", help="a folder of shards, a shard, or a glob pattern")
+    parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
+    chosen = parser.parse_args(words)
+    print(f"{chosen.out} holds {unpack(chosen.shards, chosen.out):,} samples.")

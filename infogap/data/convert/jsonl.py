@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Final
 
 from infogap.data.convert.boxes import read_chains
 from infogap.data.convert.faults import DropError, DropReason
-from infogap.data.convert.published import Content, PublishedSource
+from infogap.data.convert.published import Content, PublishedSource, distinct_stems
 from infogap.data.convert.texts import checked_text
-from infogap.data.tables import Record, TableError
+from infogap.data.tables import Record, TableError, load_pyarrow
 
 FIELDS: Final = ("id", "image", "question", "answer", "options", "boxes", "source", "metadata")
 """Fields of a row. Those that may hold lists or objects may be JSON texts in TSV and parquet files."""
@@ -24,7 +24,9 @@ _NESTED: Final = ("options", "boxes", "metadata")
 
 @dataclass(frozen=True)
 class _Repeated(Record):
-    """A row whose id an earlier row has."""
+    """A row whose key, which is its id or else made of its file and number, an earlier row has."""
+
+    key: str = ""
 
 
 class JsonLines(PublishedSource):
@@ -51,16 +53,16 @@ class JsonLines(PublishedSource):
         for file in tables:
             _check_fields(_columns(file), str(file))
         seen: set[str] = set()
+        stems = distinct_stems(tables)
         for place, record in enumerate(super().records(tables, 0)):
             if record.file.suffix.lower() == ".tsv":  # which writes nothing for what is not there
                 fields = {name: value for name, value in record.fields.items() if value != ""}
                 record = replace(record, fields=fields)
-            key = record.fields.get("id")
+            given = record.fields.get("id")
+            key = self.made_up_key(record, stems) if given is None else str(given)
             if place >= start:
-                is_repeated = key is not None and str(key) in seen
-                yield _Repeated(record.file, record.number, record.fields) if is_repeated else record
-            if key is not None:
-                seen.add(str(key))
+                yield _Repeated(**vars(record), key=key) if key in seen else record
+            seen.add(key)
 
     def content(self, record: Record) -> Content:
         """The row's fields.
@@ -98,17 +100,14 @@ def _columns(file: Path) -> Sequence[str]:
     """The columns of a file that has the same in every row; none for JSON, whose rows are looked at one by one."""
     suffix = file.suffix.lower()
     if suffix == ".tsv":
-        with file.open(newline="", encoding="utf-8", errors="replace") as lines:  # faults are found by who reads it all
+        # faults in its text are found by who reads all of it
+        with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
             return next(csv.reader(lines, delimiter="\t"), [])
     return _parquet_columns(file) if suffix == ".parquet" else ()
 
 
 def _parquet_columns(file: Path) -> list[str]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise TableError(f"Reading {file} needs pyarrow: pip install 'infogap[eval]'.") from error
+    pyarrow, parquet = load_pyarrow(file)
     try:
         return list(parquet.read_schema(file).names)
     except (OSError, pyarrow.ArrowException) as error:
@@ -128,6 +127,9 @@ def _key(record: Record) -> str:
     Raises:
         DropError: if it cannot be one.
     """
+    if isinstance(record, _Repeated):
+        fault = f"an earlier row has the id {record.key!r} too, give every row one of its own"
+        raise DropError(DropReason.BAD_ID, fault)
     value = record.fields.get("id")
     if value is None:
         return ""
@@ -137,8 +139,6 @@ def _key(record: Record) -> str:
     if not key.strip() or not key.isprintable() or set(key) & set("./") or key.startswith("__"):
         fault = f"the id {key!r} cannot name a sample, leave out dots, slashes, control characters and a leading '__'"
         raise DropError(DropReason.BAD_ID, fault)
-    if isinstance(record, _Repeated):
-        raise DropError(DropReason.BAD_ID, f"an earlier row has the id {key!r} too, give every row one of its own")
     return key
 
 

@@ -90,10 +90,19 @@ class PublishedSource(Source):
             TableError: if a file cannot be read or lacks a column.
         """
         tables = self.tables()
-        stems = _distinct_stems(tables)
+        stems = distinct_stems(tables)
         with ImageFiles(self.folder_of_images(tables), self.prefix, self.archives(tables)) as images:
             for record in self.records(tables, start):
-                yield self._result(record, images, f"{self.name}-{stems[record.file]}-{record.number or 1:07d}")
+                yield self._result(record, images, self.made_up_key(record, stems))
+
+    def made_up_key(self, record: Record, stems: Mapping[Path, str]) -> str:
+        """The key of a row that brings none: the data set, the file and the number of the row in it.
+
+        Args:
+            record: the row.
+            stems: what `distinct_stems` gave for the tables.
+        """
+        return f"{self.name}-{stems[record.file]}-{record.number or 1:07d}"
 
     def tables(self) -> list[Path]:
         """The files that hold the rows, in order.
@@ -191,7 +200,7 @@ def _clause(error: BaseException) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _distinct_stems(files: Sequence[Path]) -> dict[Path, str]:
+def distinct_stems(files: Sequence[Path]) -> dict[Path, str]:
     """For every file a name that keys can hold, and no other file has."""
     stems: dict[Path, str] = {}
     taken: set[str] = set()

@@ -51,6 +51,8 @@ class Source(ABC):
     def rows(self, start: int = 0) -> Iterator[Sample | Dropped]:
         """One result for each row of the files, in their order, with one image at a time in memory.
 
+        What `decode_sample` would refuse must come as `Dropped`: it is not looked at again before it is written.
+
         Keys are unique in the data set and depend on the row alone, not on `start`.
 
         Args:

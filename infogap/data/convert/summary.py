@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from itertools import accumulate
 from typing import Any, Final
 
 from infogap.data.convert.source import Dropped
+from infogap.data.filters import answer_fault
 from infogap.data.index import ShardEntry
 from infogap.data.sample import Sample
 from infogap.geometry import TOKEN_SIDE, Size
@@ -18,16 +20,10 @@ from infogap.geometry import TOKEN_SIDE, Size
 EXAMPLES: Final = 3
 """Messages that are shown of each reason; all of them stand in the file of dropped rows."""
 
-SHORT_WORDS: Final = 3
-"""Words of a short text: names and attributes have so many, and one wording. A longer answer can be put in many ways,
-which rules do not match."""
-
 MEGAPIXELS: Final = (0.25, 1.0, 4.0, 16.0, 64.0)
 """Upper bounds of the histogram's bars, each four times the one before, so that sides double. Images of 4K and of 8K
 fall into different bars."""
 
-_BOXED: Final = re.compile(r"\\boxed\s*\{(.*)\}", re.DOTALL)
-_LATEX: Final = re.compile(r"\\[A-Za-z]+|[\^_]\{|\$[^$]*[\\^_=][^$]*\$")
 _NUMBER: Final = re.compile(r"[$€£¥]?\s*[-+]?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+)\s*[%°]?")
 _NUMBER_WORDS: Final = re.compile(
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|thirteen|fourteen|fifteen|sixteen|seventeen|"
@@ -44,28 +40,30 @@ class AnswerKind(StrEnum):
     NUMBER = "number"
     SHORT_TEXT = "short text"
     SENTENCE = "sentence"
-    LATEX = "latex"
+    FORMULA = "formula or list"
 
 
-def answer_kind(answer: str, options: tuple[str, ...] = ()) -> AnswerKind:
-    r"""The kind of a right answer.
+def answer_kind(sample: Sample) -> AnswerKind:
+    """The kind of a sample's right answer.
 
-    Of ``\boxed{...}`` the content counts. A number may have a currency or a percent or degree sign, or be an English
-    word up to twenty. A letter alone is a capital one: the question has the options in its text.
+    The last two kinds are what `infogap.data.filters.answer_fault` says rules can hardly match. A number may have a
+    currency or a percent or degree sign, or be an English word up to twenty. A letter alone is a capital one: the
+    question has the options in its text.
     """
-    if options:
+    if sample.options:
         return AnswerKind.OPTION
-    boxed = _BOXED.fullmatch(answer.strip())
-    text = (boxed[1] if boxed else answer).strip().rstrip(".").strip()
-    if _LATEX.search(text):
-        return AnswerKind.LATEX
+    if answer_fault(sample, max_words=sys.maxsize):  # whatever its length
+        return AnswerKind.FORMULA
+    if answer_fault(sample):
+        return AnswerKind.SENTENCE
+    text = sample.answer.strip().rstrip(".").strip()
     if re.fullmatch(r"\(?[A-Z]\)?", text):
         return AnswerKind.LETTER
     if text.casefold() in ("yes", "no", "true", "false"):
         return AnswerKind.YES_NO
     if _NUMBER.fullmatch(text) or _NUMBER_WORDS.fullmatch(text.casefold()):
         return AnswerKind.NUMBER
-    return AnswerKind.SHORT_TEXT if len(text.split()) <= SHORT_WORDS else AnswerKind.SENTENCE
+    return AnswerKind.SHORT_TEXT
 
 
 @dataclass
@@ -80,7 +78,6 @@ class Tally:
         with_boxes: samples with evidence.
         dropped: rows that became none, by reason.
         examples: the first messages of each reason.
-        filtered: samples that a filter did not keep, by its name.
         sizes: the samples' images as they are stored, by size as shown.
         answers: samples by kind of answer.
     """
@@ -92,7 +89,6 @@ class Tally:
     with_boxes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
-    filtered: Counter[str] = field(default_factory=Counter)
     sizes: Counter[Size] = field(default_factory=Counter)
     answers: Counter[AnswerKind] = field(default_factory=Counter)
 
@@ -104,7 +100,7 @@ class Tally:
         self.image_bytes += len(sample.image.data)
         self.with_boxes += bool(sample.evidence)
         self.sizes[sample.image.size] += 1
-        self.answers[answer_kind(sample.answer, sample.options)] += 1
+        self.answers[answer_kind(sample)] += 1
 
     def drop(self, row: Dropped) -> None:
         """Count a row that became no sample."""
@@ -112,11 +108,6 @@ class Tally:
         self.dropped[row.reason] += 1
         messages = self.examples.setdefault(row.reason, [])
         messages += [] if len(messages) == EXAMPLES else [row.message]
-
-    def filter(self, name: str) -> None:
-        """Count a row whose sample a filter of that name did not keep."""
-        self.rows += 1
-        self.filtered[name] += 1
 
     def add(self, other: Tally) -> None:
         """Count the rows that came after these."""
@@ -126,7 +117,6 @@ class Tally:
         self.image_bytes += other.image_bytes
         self.with_boxes += other.with_boxes
         self.dropped += other.dropped
-        self.filtered += other.filtered
         self.sizes += other.sizes
         self.answers += other.answers
         for reason, messages in other.examples.items():
@@ -140,10 +130,9 @@ class Tally:
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Tally:
         """What `to_json` gave."""
-        counters = {name: Counter(fields[name]) for name in ("dropped", "filtered")}
         sizes = Counter({Size(width, height): count for width, height, count in fields["sizes"]})
         answers = Counter({AnswerKind(kind): count for kind, count in fields["answers"].items()})
-        return cls(**{**fields, **counters, "sizes": sizes, "answers": answers})
+        return cls(**{**fields, "dropped": Counter(fields["dropped"]), "sizes": sizes, "answers": answers})
 
 
 @dataclass(frozen=True)
@@ -179,7 +168,6 @@ class ConvertReport:
             "kept": tally.kept,
             "dropped": dict(sorted(tally.dropped.items())),
             "dropped_examples": dict(sorted(tally.examples.items())),
-            "filtered": dict(sorted(tally.filtered.items())),
             "shards": self.shards,
             "shard_bytes": self.shard_bytes,
             "image_bytes": tally.image_bytes,
@@ -227,7 +215,6 @@ class ConvertReport:
         lines += [_line("rows", tally.rows), _line("kept", tally.kept, total)]
         for reason, count in sorted(tally.dropped.items()):
             lines += [_line(f"dropped: {reason}", count, total), *(f"    {text}" for text in tally.examples[reason])]
-        lines += [_line(f"filtered: {name}", count, total) for name, count in sorted(tally.filtered.items())]
         lines += ["", f"images: median {_written(self.median_image)}, largest {_written(self.largest_image)}"]
         bars = self.megapixels()
         for name, count in bars.items():

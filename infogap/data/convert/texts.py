@@ -18,6 +18,7 @@ from typing import Any, Final
 from infogap.data.convert.faults import DropError, DropReason
 from infogap.data.options import LETTERED, Asked, split_options
 from infogap.data.sample import CHAT_MARKUP
+from infogap.data.tables import HALF_CHARACTER
 
 IMAGE_MARK: Final = "<image>"
 """Stands in a question for its image."""
@@ -33,7 +34,6 @@ _REQUEST_OF_A_LETTER: Final = re.compile(
     r"\(?\s*(?:please\b|answer\b|select\b|choose\b|respond\b|output\b|give\b|write\b|provide\b|let's think\b).*",
     re.IGNORECASE,
 )
-_HALF_CHARACTER: Final = re.compile(r"[\ud800-\udfff]")
 _LETTER: Final = re.compile(r"\(?([A-Z])\)?[.:]?")
 _BRACKETED_OPTION: Final = re.compile(r"(?:^|\s)\(([A-Z])\)\s*")
 
@@ -63,7 +63,7 @@ def checked_text(value: Any, what: str, if_empty: DropReason = DropReason.UNREAD
     if CHAT_MARKUP in text:
         fault = f"the {what} holds {CHAT_MARKUP!r}, which would be read as chat markup, take it out"
         raise DropError(DropReason.CHAT_MARKUP, fault)
-    if _HALF_CHARACTER.search(text):
+    if HALF_CHARACTER.search(text):
         fault = f"the {what} holds half a character (a lone surrogate), correct it"
         raise DropError(DropReason.UNREADABLE_TEXT, fault)
     return text

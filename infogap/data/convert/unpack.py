@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +12,7 @@ from infogap.data.records import encode_sample
 from infogap.data.sample import Sample
 from infogap.data.shards import find_shards, read_samples
 from infogap.data.skips import SkipLog
+from infogap.data.unfinished import unfinished_folder
 
 SAMPLES_NAME: Final = "samples.jsonl"
 IMAGES_FOLDER: Final = "images"
@@ -37,22 +37,20 @@ def unpack(shards: str | Path, out: Path) -> int:
         FileNotFoundError: if there are no shards.
         SampleError: if a sample has a fault.
         ShardError: if a shard is damaged.
+        BusyError: if another process unpacks to `out`.
     """
     paths = find_shards(shards)
-    if os.path.lexists(out):
-        raise ConvertError(f"{out} exists: give the path of a new folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.parent / f".{out.name}.{os.getpid()}.unfinished"
-    try:
-        (folder / IMAGES_FOLDER).mkdir(parents=True)
+    with unfinished_folder(out.parent / f".{out.name}.unfinished", out) as folder:
+        if os.path.lexists(out):
+            raise ConvertError(f"{out} exists: give the path of a new folder.")
+        (folder / IMAGES_FOLDER).mkdir()
         count = 0
         with (folder / SAMPLES_NAME).open("w", encoding="utf-8") as lines:
             for sample in read_samples(paths, SkipLog(strict=True)):
                 lines.write(json.dumps(_unpack(sample, folder), ensure_ascii=False) + "\n")
                 count += 1
         folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return count
 
 

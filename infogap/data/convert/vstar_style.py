@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from string import ascii_uppercase
 from typing import Any, ClassVar, Final
 
-from infogap.data.convert.boxes import clamped, read_box
+from infogap.data.convert.boxes import clamped, four_numbers, read_box
 from infogap.data.convert.faults import DropError, DropReason
 from infogap.data.convert.published import Content, PublishedSource, metadata_of
 from infogap.data.convert.texts import listed_options, question_text
@@ -108,7 +108,5 @@ def _shuffled(path: str, count: int) -> list[int]:
 
 
 def _from_corner_and_size(value: Any) -> Box:
-    if not (isinstance(value, list) and len(value) == 4 and all(type(number) in (int, float) for number in value)):
-        raise DropError(DropReason.BAD_BOXES, f"the box {value!r:.80} is no list of four numbers, correct it")
-    x, y, width, height = value
+    x, y, width, height = four_numbers(value)
     return read_box([x, y, x + width, y + height])

@@ -55,7 +55,7 @@ class Journal:
 
     Raises:
         FileExistsError: if `out` holds shards.
-        ConvertError: if another process converts into it, or it was begun from other inputs.
+        ConvertError: if another process converts into it, or a shard is on the disk that was made from other inputs.
     """
 
     def __init__(self, out: Path, inputs: Mapping[str, Any]) -> None:
@@ -153,6 +153,10 @@ class Journal:
         except (ValueError, TypeError, KeyError) as error:
             raise ConvertError(f"The file {self._file.name} is damaged: remove {self.folder} to begin anew.") from error
         changed = [name for name, value in json.loads(json.dumps(inputs)).items() if begun.get(name) != value]
+        if changed and not self.entries:  # a first try that got nowhere is in nobody's way
+            self._file.truncate(0)
+            self._write({"inputs": inputs})
+            return 0
         if changed:
             raise ConvertError(
                 f"The conversion into {self.out} was begun with other {' and '.join(changed)}: give those, or remove "
@@ -228,13 +232,10 @@ class SetWriter:
         if len(self._shard.members) == self._samples_per_shard:
             self._close_shard(self._shard)
 
-    def drop(self, row: Dropped, by_filter: str | None = None) -> None:
-        """Note that the next row becomes no sample, and the name of the filter if one says so."""
+    def drop(self, row: Dropped) -> None:
+        """Note that the next row becomes no sample."""
         self._journal.drop(row)
-        if by_filter is None:
-            self._tally.drop(row)
-        else:
-            self._tally.filter(by_filter)
+        self._tally.drop(row)
 
     def finish(self) -> Tally:
         """Close the last shard; returns the counts of the rows after it."""
