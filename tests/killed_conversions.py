@@ -14,10 +14,11 @@ import random
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from killed_forks import Moment, in_a_fork, tree
 from PIL import Image
 
 from infogap.data.convert.convert import ConvertConfig, convert
@@ -73,40 +74,18 @@ def some_rows() -> list[Sample | Dropped]:
     return rows
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def convert_in_a_fork(source: ScriptedSource, out: Path, kill_at: int | None) -> tuple[int, int]:
     """Convert in a process of its own; returns its exit status and the number of moments."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        moments = 0
 
-        def moment(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                nonlocal moments
-                moments += 1
-                if moments == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*args, **kwargs)
-
-            return counted
-
+    def work(moment: Moment) -> None:
         rows = source.rows
         source.rows = lambda start=0: map(moment(lambda row: row), rows(start))  # type: ignore[method-assign]
         os.fsync = moment(lambda _: None)  # the machine does not fail here, only the process
         for name in ("replace", "unlink", "rmdir", "truncate", "mkdir"):
             setattr(os, name, moment(getattr(os, name)))
         convert(source, out, CONFIG)
-        os.write(writer, str(moments).encode())
-        os._exit(0)
-    os.close(writer)
-    status = os.waitpid(child, 0)[1]
-    with os.fdopen(reader) as told:
-        return status, int(told.read() or 0)
+
+    return in_a_fork(work, kill_at)
 
 
 def main(folder: Path) -> None:

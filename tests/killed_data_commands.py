@@ -13,10 +13,11 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from killed_forks import Moment, in_a_fork, tree
 from PIL import Image
 
 from infogap.data.convert import unpack
@@ -45,38 +46,16 @@ def write_inputs(folder: Path) -> None:
     write_manifest(folder / "resolution.jsonl", ManifestHeader("p", (64,)), entries)
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def run_in_a_fork(words: Sequence[str], kill_at: int | None) -> tuple[int, int]:
     """Run a command in a process of its own; returns its exit status and the number of moments."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        moments = 0
 
-        def moment(call: Callable[..., Any]) -> Callable[..., Any]:
-            def counted(*args: Any, **kwargs: Any) -> Any:
-                nonlocal moments
-                moments += 1
-                if moments == kill_at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return call(*args, **kwargs)
-
-            return counted
-
+    def work(moment: Moment) -> None:
         for name in MOMENTS:
             setattr(os, name, moment(getattr(os, name)))
         sys.stdout = io.StringIO()
         run(words)
-        os.write(writer, str(moments).encode())
-        os._exit(0)
-    os.close(writer)
-    status = os.waitpid(child, 0)[1]
-    with os.fdopen(reader) as told:
-        return status, int(told.read() or 0)
+
+    return in_a_fork(work, kill_at)
 
 
 def kill_everywhere(words: Sequence[str], out: Path, last: str) -> dict[str, Any]:

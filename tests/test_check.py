@@ -490,5 +490,12 @@ def test_mutated_files_never_crash_the_check(
             content[start : start + len(piece)] = b""
     for other, original in originals.items():
         (folder / other).write_bytes(content if other == name else original)
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        main(["check", str(folder)])
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    status, shown = 0, io.StringIO()
+    try:
+        with contextlib.redirect_stdout(shown):
+            main(["check", str(folder), "--sheet", str(folder.parent / f"{folder.name}.png")])
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    assert status == (0 if " 0 errors" in shown.getvalue() else 1), shown.getvalue()
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

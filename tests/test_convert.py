@@ -22,7 +22,8 @@ from typing import Any
 
 import killed_conversions
 import pytest
-from killed_conversions import CONFIG, ScriptedSource, picture, some_rows, tree
+from killed_conversions import CONFIG, ScriptedSource, picture, some_rows
+from killed_forks import tree
 from PIL import Image, ImageChops, ImageStat
 from PIL.JpegImagePlugin import JpegImageFile
 from rich.console import Console

@@ -23,7 +23,7 @@ import pytest
 from infogap.data import writing
 from infogap.data.index import load_index
 from infogap.data.records import encode_sample
-from infogap.data.sample import Sample, SampleError
+from infogap.data.sample import Sample
 from infogap.data.writing import WRITE_BYTES, ShardWriter, index_bytes, pack_members, write_shards
 from infogap.geometry import Box
 
@@ -178,18 +178,6 @@ def test_the_disk_is_set_to_work_while_a_shard_grows(
 def test_images_are_not_copied(tmp_path: Path) -> None:
     data = random.Random(0).randbytes(1000)
     assert pack_members("k", {"jpg": data, "json": b"{}"}, 0).pieces[1] is data
-
-
-def test_writing_is_all_or_nothing(make_sample: MakeSample, tmp_path: Path) -> None:
-    def failing() -> Any:
-        yield from (make_sample(key) for key in "abc")
-        raise OSError("the disk is full")
-
-    with pytest.raises(OSError, match="the disk is full"):
-        write_shards(failing(), tmp_path, 1)
-    with pytest.raises(SampleError, match="The key 'a' occurs twice"):
-        write_shards([make_sample("a"), make_sample("b"), make_sample("a")], tmp_path, 1)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_two_writers_do_not_mix_their_shards(make_sample: MakeSample, tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     _check_size(member.file_size, where)
     try:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise NotImplementedError("only stored and deflated members are read")  # others are unpacked without bound
+            raise zipfile.BadZipFile("only stored and deflated members are read")  # others are unpacked without bound
         with archive.open(member) as file:
             data = file.read(member.file_size)  # with a size: without one zipfile unpacks first and cuts then
         if len(data) != member.file_size:

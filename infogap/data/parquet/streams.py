@@ -35,9 +35,13 @@ STREAMED: Final = ("UNCOMPRESSED", "SNAPPY", "GZIP", "ZSTD", "BROTLI")
 
 
 class _Source(Protocol):
-    def read(self, size: int) -> bytes: ...
+    """Where bytes come from; fewer than were asked for only at its end."""
 
-    def skip(self, size: int) -> None: ...
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
 
 
 class PageStream:
@@ -100,9 +104,11 @@ class _Section(io.RawIOBase):
         self._file, self._place, self._end = file, start, start + length
 
     def readable(self) -> bool:
+        """That it can be read."""
         return True
 
     def read(self, size: int = -1) -> bytes:
+        """The next bytes; fewer at the end."""
         left = self._end - self._place
         size = left if size < 0 else min(size, left)
         self._file.seek(self._place)
@@ -113,12 +119,14 @@ class _Section(io.RawIOBase):
         return data
 
     def readinto(self, target: Any) -> int:
+        """The next bytes, put into a buffer; returns how many."""
         self._file.seek(self._place)
         count = self._file.readinto(memoryview(target)[: self._end - self._place]) or 0
         self._place += count
         return count
 
     def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
         self._place += size
 
 
@@ -129,10 +137,12 @@ class _Packed:
         self._stream = pyarrow.CompressedInputStream(pyarrow.PythonFile(section, mode="r"), codec.lower())
 
     def read(self, size: int) -> bytes:
+        """The next bytes; fewer at the end."""
         data: bytes = self._stream.read(size)  # room that a damaged length asks for in vain is given back untouched
         return data
 
     def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
         while size:
             piece = self._stream.read(min(size, PIECE))
             if not piece:
@@ -163,6 +173,7 @@ class _Snappy:
             raise PageError("a page unpacks to another length than its header says")
 
     def read(self, size: int) -> bytes:
+        """The next bytes; fewer at the end."""
         whole = io.BytesIO()
         if size > PIECE:  # make room at once: to grow by and by copies what is there many times
             whole.seek(size - 1)
@@ -174,6 +185,7 @@ class _Snappy:
         return b"" if size else whole.getvalue()
 
     def skip(self, size: int) -> None:
+        """Pass over the next bytes."""
         while size:
             piece = self._next(size)
             if not piece:
