@@ -139,6 +139,7 @@ class _RowBuilder:
         self.logprobs += chunk.logprobs or [float("nan")] * len(chunk.token_ids)
 
     def build(self, episodes: int) -> Row:
+        """The row of what was added, of so many episodes."""
         return Row(
             token_ids=torch.tensor(self.token_ids),
             positions=torch.cat(self.positions, dim=1),

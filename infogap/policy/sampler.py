@@ -72,6 +72,7 @@ class _Slot:
     parted: bool = False  # from its leader, and none of its chunks is encoded yet
 
     def close_turn(self) -> None:
+        """Make a chunk of what was sampled since the last observation."""
         self.chunks.append(Chunk(tuple(self.ids), sampled=True, logprobs=tuple(self.logprobs)))
         self.ids, self.logprobs = [], []
 
