@@ -8,16 +8,17 @@ and is trained with group-relative policy optimisation. Data flows one way:
 
 Each room may import only the rooms above it:
 
-    types, geometry             plain data; boxes and their frames
+    arguments, types, geometry  words of a command; plain data; boxes and their frames
     data                        images, shards, synthetic scenes, the datamodule
     episode                     what an episode is, in text and images
     policy                      the model in tensors: packing, attention, sampling (uses types and geometry only)
     rollout                     the multi-turn loop
+    pictures                    what is kept of an episode, and drawings of it (TensorBoard, viewer, ask)
     grpo                        advantages, losses, the LightningModule
     evaluation                  benchmarks, probes, metrics, reports (does not use grpo)
     callbacks                   stage switch, trajectory log, probes during training
-    resolution, data_commands, export, lightning_cli, cli     entry points
-    data_commands               entry point of `infogap data`
+    resolution                  which view each sample is shown
+    ask, data_commands, doctor, export, lightning_cli, parser, viewer, cli      entry points: the commands
 """
 
 from __future__ import annotations

@@ -5,15 +5,17 @@ What a command needs is imported when it is called, since Lightning alone takes 
 
 from __future__ import annotations
 
+import importlib
 import logging
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import infogap
+from infogap.arguments import check_command
 
 OVERVIEW = """\
 usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
@@ -24,8 +26,24 @@ usage: infogap COMMAND [--config FILE ...] [--KEY VALUE ...]
   compare   one table of several results, with paired differences: infogap compare FOLDER FOLDER
   export    a Hugging Face folder of a trained policy: infogap export CHECKPOINT OUT
   data      shards: convert, check, filter, unpack, index, report: infogap data check SHARDS
+  view      the episodes of a run as one HTML page: infogap view runs/stage1
+  ask       play one episode: infogap ask IMAGE "question"
+  doctor    what this machine can run: infogap doctor --config configs/stage1.yaml
 
 infogap COMMAND --help lists the options of a command."""
+
+TRAINER_COMMANDS: Final = ("fit", "validate", "test")
+"""Commands that Lightning runs."""
+
+MODULES: Final = {
+    "compare": "infogap.evaluation.compare",
+    "export": "infogap.export",
+    "data": "infogap.data_commands",
+    "view": "infogap.viewer",
+    "ask": "infogap.ask",
+    "doctor": "infogap.doctor",
+}
+"""The other commands, and the modules whose ``main`` runs them."""
 
 
 def main(args: Any = None) -> None:
@@ -60,19 +78,11 @@ def _run(args: Any) -> None:
     command = words[0] if words else ""
     if command in ("-h", "--help"):
         print(OVERVIEW)
-    elif command == "compare":
-        from infogap.evaluation import compare
-
-        compare.main(words[1:])
-    elif command == "export":
-        from infogap import export
-
-        export.main(words[1:])
-    elif command == "data":
-        from infogap import data_commands
-
-        data_commands.main(words[1:])
+    elif command in MODULES:
+        importlib.import_module(MODULES[command]).main(words[1:])
     else:
+        if command and not command.startswith("-"):
+            check_command(command, [*TRAINER_COMMANDS, *MODULES], "infogap")
         from infogap import lightning_cli
 
         lightning_cli.run(args)

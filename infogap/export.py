@@ -8,7 +8,6 @@ the policy after rounding, and what rounding itself does to the policy must be s
 
 from __future__ import annotations
 
-import argparse
 import gc
 import json
 import os
@@ -23,12 +22,13 @@ import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
 
-from infogap.policy.checkpoint import Checkpoint, is_directory_checkpoint, read_checkpoint
+from infogap.arguments import CommandParser
+from infogap.policy.checkpoint import Checkpoint, read_run_checkpoint
 from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group, pack
 from infogap.policy.patches import PATCH, Patches
-from infogap.policy.weights import first_misfit, load_checkpoint, read_config
+from infogap.policy.weights import check_base, load_checkpoint, read_config
 
 TOLERANCE: Final = 1e-4
 """Largest difference of a logit between the policy and the folder, as a share of the largest logit. Two orders of
@@ -81,19 +81,20 @@ def export(
         A sentence on what was written and how closely it agrees.
 
     Raises:
-        ExportError: if ``out`` exists, the checkpoint or the base folder will not do, or the written folder is not the
-            policy.
-        PolicyError: if a file cannot be read, or there is no base folder.
+        ExportError: if ``out`` exists, the adapters cannot be written alone, or the written folder is not the policy.
+        PolicyError: if the checkpoint or the base folder will not do.
     """
     if os.path.lexists(out):
         raise ExportError(f"{out} exists: give the path of a new folder.")
-    checkpoint = _open(source)
+    checkpoint = read_run_checkpoint(source)
     config = read_config(checkpoint, source, base)
     if adapter:
         _check_adapter(config, source)
     stored: Dtype = dtype or ("float32" if adapter else config.dtype)  # in float32 peft keeps them, on any weights
     policy = load_policy(replace(config, dtype="float32", gradient_checkpointing=False)).eval()
-    _check_fit(policy, checkpoint, source, config.folder, adapter)
+    check_base(policy, checkpoint, source, config.folder)
+    if adapter:
+        _check_same_base(policy, checkpoint, source, config.folder)
     load_checkpoint(policy, checkpoint, source)
     prompt = make_prompt(policy)
     expected = _logits(policy, prompt)
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: see `export`.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="infogap export", description="Write a trained policy as a Hugging Face folder, and prove that it is one."
     )
     parser.add_argument("checkpoint", type=Path, help="a checkpoint: a file, or the directory of a sharded run")
@@ -134,17 +135,6 @@ def main(arguments: Sequence[str]) -> None:
     print(export(chosen.checkpoint, chosen.out, chosen.base, adapter=chosen.adapter, dtype=chosen.dtype))
 
 
-def _open(source: Path) -> Checkpoint:
-    if not source.exists():
-        raise ExportError(f"The checkpoint {str(source)!r} does not exist: give one that `infogap fit` has written.")
-    if source.is_dir() and not is_directory_checkpoint(source):
-        raise ExportError(f"{source} is a folder and no checkpoint: give one that `infogap fit` has written.")
-    checkpoint = read_checkpoint(source)
-    if not checkpoint.metadata:
-        raise ExportError(f"{source} does not say which run it is of: give one that `infogap fit` has written.")
-    return checkpoint
-
-
 def _check_adapter(config: PolicyConfig, source: Path) -> None:
     if config.lora is None:
         raise ExportError(f"{source} has no adapters, its weights themselves were trained: leave --adapter out.")
@@ -154,19 +144,12 @@ def _check_adapter(config: PolicyConfig, source: Path) -> None:
         )
 
 
-def _check_fit(policy: Policy, checkpoint: Checkpoint, source: Path, base: Path, adapter: bool) -> None:
-    """See that the checkpoint is of the base folder's model; for adapters alone, that they lie on its very weights."""
-    own = policy.state_dict()
-    wrong = first_misfit(checkpoint.shapes, own)
-    if wrong is not None:
-        raise ExportError(
-            f"{base} is not the model that {source} was trained from, they differ first at {wrong!r}: give its folder "
-            "with --base."
-        )
-    for name in own if adapter else ():
+def _check_same_base(policy: Policy, checkpoint: Checkpoint, source: Path, base: Path) -> None:
+    """See that adapters lie on the very weights of the base folder."""
+    for name, own in policy.state_dict().items():
         stored = checkpoint.weights[name]
         # a run may keep less digits than the folder
-        if ".lora_" not in name and not torch.equal(own[name].to(stored.dtype), stored):
+        if ".lora_" not in name and not torch.equal(own.to(stored.dtype), stored):
             raise ExportError(
                 f"The adapters in {source} were trained on other weights than those of {base}, first at {name!r}: give "
                 "the folder of those weights with --base, or leave --adapter out."

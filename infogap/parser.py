@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import pydoc
 import re
@@ -11,6 +10,8 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
+
+from infogap.arguments import nearest
 
 _UNKNOWN_OPTION = re.compile(r"Option '([^']+)' is not accepted|does not accept option '([^']+)'")
 _NOTHING = "Expected a <class 'NoneType'>"
@@ -39,22 +40,16 @@ def explain(message: str, options: Iterable[str] = ()) -> str:
     unrecognized = re.search(r"unrecognized arguments: (\S+)", message, re.IGNORECASE)
     if unrecognized:
         name = unrecognized[1].split("=")[0]
-        return f"There is no option {name}{_nearest(name, options) or ': see --help for those that there are.'}"
+        return f"There is no option {name}{nearest(name, options) or ': see --help for those that there are.'}"
     key = re.search(r'[Pp]arser key "([^"]+)"', message)
     place = key[1] if key else ""
     unknown = _UNKNOWN_OPTION.search(message)
     if unknown:
         name = unknown[1] or unknown[2]
         where = f"{place}.{name}" if place else name
-        return f"There is no field {where}{_nearest(name, _fields(message)) or ': correct its name or remove it.'}"
+        return f"There is no field {where}{nearest(name, _fields(message)) or ': correct its name or remove it.'}"
     reason = _reason(message)
     return f"{place}: {reason}" if place and place not in reason else reason
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    """The known name that is most like another one, as the end of a sentence; empty if none is."""
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f": did you mean {found[0]}?" if found else ""
 
 
 def _fields(message: str) -> list[str]:

@@ -15,26 +15,31 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "infogap"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-PLAIN = {"types", "geometry"}
-ALL_BELOW = PLAIN | {"data", "episode", "policy", "rollout", "grpo", "evaluation", "callbacks"}
-ENTRIES = {"cli", "data_commands", "export", "lightning_cli", "parser", "resolution"}
+PLAIN = {"arguments", "types", "geometry"}
+ALL_BELOW = PLAIN | {"data", "episode", "policy", "rollout", "pictures", "grpo", "evaluation", "callbacks"}
+ENTRIES = {"ask", "cli", "data_commands", "doctor", "export", "lightning_cli", "parser", "resolution", "viewer"}
 MAY_IMPORT = {
     "__init__": set(),
+    "arguments": set(),
     "types": PLAIN,
     "geometry": set(),
     "data": PLAIN,
     "episode": PLAIN | {"data"},
     "policy": PLAIN,
     "rollout": PLAIN | {"data", "episode", "policy"},
+    "pictures": PLAIN | {"data", "episode", "policy", "rollout"},
     "grpo": PLAIN | {"data", "episode", "policy", "rollout"},
     "evaluation": PLAIN | {"data", "episode", "policy", "rollout"},
     "callbacks": ALL_BELOW - {"callbacks"},
+    "ask": ALL_BELOW | ENTRIES,
     "cli": ALL_BELOW | ENTRIES,
     "data_commands": ALL_BELOW | ENTRIES,
+    "doctor": ALL_BELOW | ENTRIES,
     "export": ALL_BELOW | ENTRIES,
     "lightning_cli": ALL_BELOW | ENTRIES,
-    "parser": set(),
+    "parser": {"arguments"},
     "resolution": ALL_BELOW | ENTRIES,
+    "viewer": ALL_BELOW | ENTRIES,
 }
 """Rooms that each room may import besides itself."""
 
@@ -48,7 +53,7 @@ MAY_IMPORT_LIGHTNING = (
     "parser.py",
 )
 MAY_NOT_IMPORT_TORCH = ("__init__.py", "types.py", "geometry.py", "episode/")
-STANDARD_LIBRARY_ONLY = ("__init__.py", "types.py", "geometry.py")
+STANDARD_LIBRARY_ONLY = ("__init__.py", "arguments.py", "types.py", "geometry.py")
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40

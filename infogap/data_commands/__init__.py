@@ -5,12 +5,12 @@ Each command's code is imported when it is called, so that looking at shards doe
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
+
+from infogap.arguments import CommandError, CommandParser, check_command
 
 OVERVIEW: Final = """\
 usage: infogap data COMMAND ...
@@ -23,10 +23,6 @@ usage: infogap data COMMAND ...
   report    what resolution selection found: infogap data report MANIFEST
 
 infogap data COMMAND --help lists the options of a command."""
-
-
-class CommandError(ValueError):
-    """A command line that means nothing; the message says what would."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -45,11 +41,7 @@ def main(words: Sequence[str]) -> None:
     if command in ("-h", "--help"):
         print(OVERVIEW)
         return
-    if command not in COMMANDS:
-        nearest = get_close_matches(command, COMMANDS, n=1, cutoff=0.0)[0]
-        raise CommandError(
-            f"There is no command `infogap data {command}`: did you mean {nearest!r}? All are {', '.join(COMMANDS)}."
-        )
+    check_command(command, COMMANDS, "infogap data")
     COMMANDS[command](words[1:])
 
 
@@ -80,9 +72,8 @@ def _unpack(words: Sequence[str]) -> None:
 def _index(words: Sequence[str]) -> None:
     from infogap.data.indexing import index_shards
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="infogap data index",
-        allow_abbrev=False,
         description="Write the index of shards that another tool has made, or changed.",
     )
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="the folder that holds the shards")
@@ -96,9 +87,8 @@ def _report(words: Sequence[str]) -> None:
     from infogap.data.manifest import load_manifest
     from infogap.resolution import SelectionReport
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="infogap data report",
-        allow_abbrev=False,
         description="How many samples got which view, and how many got none.",
     )
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="a resolution.jsonl")

@@ -15,6 +15,7 @@ from PIL import Image
 from rich.table import Table
 from rich.text import Text
 
+from infogap.arguments import CommandParser
 from infogap.data.contact_sheet import CELLS, draw_cell, make_sheet
 from infogap.data.images import ImageError
 from infogap.data.index import INDEX_NAME, ShardIndex
@@ -167,10 +168,9 @@ def main(words: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _make_parser() -> CommandParser:
+    parser = CommandParser(
         prog="infogap data check",
-        allow_abbrev=False,
         description="Check every sample of some shards, and what lies beside them. The exit status is 1 if there are "
         "errors, 0 if there are warnings only.",
     )

@@ -14,6 +14,7 @@ import rich.box
 from rich.table import Table
 from rich.text import Text
 
+from infogap.arguments import CommandParser
 from infogap.data.difficulty import SolvedByText, SolvedInView
 from infogap.data.filters import MIN_SIDE, BoxSanity, Filter, FilterChain, SmallImages, Unanswerable
 from infogap.data.index import load_index
@@ -197,10 +198,9 @@ def _find_in_one_folder(where: str) -> list[Path]:
     return shards
 
 
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _make_parser() -> CommandParser:
+    parser = CommandParser(
         prog="infogap data filter",
-        allow_abbrev=False,
         description="Write shards anew without the samples that should not train. Images keep their bytes. Faulty "
         "samples, and the second one with a key, are always dropped.",
     )

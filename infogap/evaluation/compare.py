@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from infogap.arguments import CommandParser
 from infogap.evaluation.bootstrap import Bootstrap, Estimate
 from infogap.evaluation.prediction import Prediction
 from infogap.evaluation.prediction_file import FILE_NAME, load_predictions
@@ -120,7 +120,7 @@ def main(args: Sequence[str]) -> None:
     Raises:
         ResultsError: see `compare`.
     """
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="infogap compare", description="Accuracies of several evaluations, and paired differences from the first."
     )
     parser.add_argument(

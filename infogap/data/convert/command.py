@@ -10,6 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from infogap.arguments import CommandParser
 from infogap.data.convert.convert import ConvertConfig, convert
 from infogap.data.convert.registry import SOURCES
 from infogap.data.convert.source import Source
@@ -44,10 +45,9 @@ def main(arguments: Sequence[str], prog: str = "infogap data convert") -> None:
     print(f"\n{chosen.out} holds the shards. `infogap data check {chosen.out}` looks at every sample.")
 
 
-def _make_parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _make_parser(prog: str) -> CommandParser:
+    parser = CommandParser(
         prog=prog,
-        allow_abbrev=False,
         description="Write a published training set as shards. Images are copied byte for byte. After a kill the same "
         "command goes on where it stopped.",
     )
@@ -72,7 +72,6 @@ def _add_source(commands: Any, name: str, source: type[Source]) -> None:
     about = re.split(r"\n+(?:Args|Attributes|Raises):\n", text)[0]
     parser = commands.add_parser(
         name,
-        allow_abbrev=False,
         help=about.partition("\n")[0].replace("%", "%%"),
         description=f"{about}\n\nLicence of the data: {source.licence}. Origin: {source.origin}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -91,7 +90,7 @@ def _add_source(commands: Any, name: str, source: type[Source]) -> None:
     _add_settings(parser)
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def _add_settings(parser: CommandParser) -> None:
     default = ConvertConfig()
     parser.add_argument(
         "--shard-mib",
@@ -147,9 +146,8 @@ def unpack_main(words: Sequence[str], prog: str) -> None:
     """
     from infogap.data.convert.unpack import unpack  # reading shards needs torch, which writing them does not
 
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=prog,
-        allow_abbrev=False,
         description="Write shards as samples.jsonl and a folder of images, byte for byte.",
     )
     parser.add_argument("shards", metavar="SHARDS", help="a folder of shards, a shard, or a glob pattern")
