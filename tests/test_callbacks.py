@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,10 +15,11 @@ from hypothesis import strategies as st
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from infogap.callbacks.episode_logger import EpisodeLogger, drop_lines_from, json_line
+from infogap.callbacks.episode_logger import EpisodeLogger, drop_lines_from
 from infogap.callbacks.grounding_stage import GroundingStage
 from infogap.callbacks.progress import RewardProgressBar
 from infogap.data.needle import NeedleConfig, make_sample
@@ -24,6 +27,8 @@ from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.episode.rewards import AccuracyReward, RewardConfig, RewardSet
 from infogap.geometry import Box, Size
 from infogap.grpo.batch import ScoredBatch
+from infogap.pictures.episode import draw_episode
+from infogap.pictures.record_file import json_line, read_records
 from infogap.policy.packing import Chunk, Group
 from infogap.policy.patches import Patches
 from infogap.rollout import GroupRollout
@@ -205,9 +210,9 @@ def test_a_line_says_everything_about_its_episode(tmp_path: Path) -> None:
         "view_size": [112, 112],
         "original_size": [448, 448],
         "turns": [
-            {"text": "look", "observation": "shown", "crop": [0, 0, 100, 50.5], "error": None},
-            {"text": "bad", "observation": "no", "crop": None, "error": "wrong"},
-            {"text": "<answer>", "observation": None, "crop": None, "error": None},
+            {"text": "look", "observation": "shown", "crop": [0, 0, 100, 50.5], "error": None, "shown": [224, 112]},
+            {"text": "bad", "observation": "no", "crop": None, "error": "wrong", "shown": None},
+            {"text": "<answer>", "observation": None, "crop": None, "error": None, "shown": None},
         ],
         "answer": "3",
         "stop_reason": "answered",
@@ -262,26 +267,6 @@ def test_what_is_cut_off(tail: str, tmp_path: Path) -> None:
     assert path.read_text() == ""
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=10,
-)
-
-
-@given(json_values)
-def test_lines_round_trip(value: Any) -> None:
-    line = json_line({"value": value})
-    assert line.isascii()
-    assert line.count("\n") == 1
-    assert json.loads(line) == {"value": value}
-
-
-def test_what_json_cannot_write_becomes_null() -> None:
-    line = json_line({"a": math.nan, "b": [math.inf, {"c": -math.inf}, 1.5], "d": "\ud800"})
-    assert json.loads(line) == {"a": None, "b": [None, {"c": None}, 1.5], "d": "\ud800"}
-
-
 @pytest.mark.parametrize("options", [{"fast_dev_run": True}, {"logger": False}])
 def test_without_a_logger_lines_go_to_the_root_and_a_trial_run_writes_none(
     options: dict[str, Any], tmp_path: Path
@@ -307,6 +292,15 @@ def test_pictures_come_with_the_first_batch_and_then_every_few_steps(tmp_path: P
     assert [picture.step for picture in pictures] == [0, 2]
     assert pictures[0].width > 1000
     assert module.batch.rollouts[0].sample.image._original is None  # a decoded original may take 600 MB
+
+
+def test_the_picture_of_an_episode_is_drawn_from_its_line(tmp_path: Path) -> None:
+    fit(tmp_path, EpisodeLogger(groups=2, episodes=2), Clockwork(), 1)
+    events = EventAccumulator(str(tmp_path / "run" / "v"), size_guidance={"images": 0}).Reload()
+    record = read_records(tmp_path / "run" / "v" / "episodes" / "rank_0.jsonl")[4]
+    (event,) = events.Images(f"episodes/group_{record.group}/episode_{record.episode}")
+    picture = Image.open(io.BytesIO(event.encoded_image_string))
+    assert (np.asarray(picture) == np.asarray(draw_episode(record, make_sample(NeedleConfig(), 0, 1).image))).all()
 
 
 def test_more_pictures_than_episodes_are_all_of_them(tmp_path: Path) -> None:

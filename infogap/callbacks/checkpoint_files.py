@@ -150,7 +150,13 @@ def point_to(target: Path) -> None:
 
 
 def keep_newest(folder: Path, rollout_step: int, keep: int) -> None:
-    """Remove the checkpoints of later steps, and of those up to this step all but the newest."""
+    """Remove the checkpoints of later steps, and of those up to this step all but the newest.
+
+    Args:
+        folder: the checkpoints of a run.
+        rollout_step: where the run is.
+        keep: how many to keep.
+    """
     for path in later_steps(folder, rollout_step):
         discard(path)
     for path in list(_by_step(folder).values())[:-keep]:

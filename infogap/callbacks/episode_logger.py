@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -12,15 +10,13 @@ import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from infogap.callbacks.drawing import draw_episode
 from infogap.grpo.batch import ScoredBatch
-from infogap.rollout import GroupRollout
-from infogap.types import Episode
+from infogap.pictures.episode import draw_episode
+from infogap.pictures.record import EpisodeRecord, records_of
+from infogap.pictures.record_file import EPISODE_FOLDER, record_line
 
 if TYPE_CHECKING:
     from infogap.grpo.module import GRPOModule
-
-FOLDER: Final = "episodes"
 
 _FIRST_KEY: Final = re.compile(rb'\{"rollout_step": (\d+),')
 
@@ -61,7 +57,7 @@ class EpisodeLogger(Callback):
 
         This cannot be done when fitting starts: a sharded module has not got its rollout step back by then.
         """
-        folder = Path(trainer.log_dir or trainer.default_root_dir) / FOLDER  # asks all ranks: before any return
+        folder = Path(trainer.log_dir or trainer.default_root_dir) / EPISODE_FOLDER  # asks all ranks: before any return
         trial: bool = trainer.fast_dev_run  # type: ignore[attr-defined]  # set by one of its connectors
         if not self.jsonl or trial:
             return
@@ -86,7 +82,7 @@ class EpisodeLogger(Callback):
             return
         if self._path is not None:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write("".join(map(json_line, batch_records(scored, self._rollout_step))))
+                file.write("".join(map(record_line, batch_records(scored, self._rollout_step))))
         if trainer.is_global_zero and self._rollout_step % self.every_n_rollouts == 0:
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
@@ -94,39 +90,16 @@ class EpisodeLogger(Callback):
 
     def _draw(self, batch: ScoredBatch, logger: TensorBoardLogger) -> None:
         for group, rollout in enumerate(batch.rollouts[: self.groups]):
-            rewards, totals = batch.rewards_pgc[group].tolist(), batch.totals_pg[group].tolist()
-            for number in range(min(self.episodes, len(rollout.episodes))):
-                scores = dict(zip(batch.reward_names, rewards[number], strict=True))
-                picture = np.asarray(draw_episode(rollout, number, scores, totals[number]))
-                tag = f"{FOLDER}/group_{group}/episode_{number}"
+            for record in _group_records(batch, group, self._rollout_step)[: self.episodes]:
+                picture = np.asarray(draw_episode(record, rollout.sample.image))
+                tag = f"{EPISODE_FOLDER}/group_{group}/episode_{record.episode}"
                 logger.experiment.add_image(tag, picture, self._rollout_step, dataformats="HWC")
             rollout.sample.image.release()
 
 
-def batch_records(batch: ScoredBatch, rollout_step: int) -> list[dict[str, Any]]:
-    """What is written about every episode of a batch, group by group, as JSON values.
-
-    Boxes are (x1, y1, x2, y2) in pixels of the original, sizes (width, height) in pixels; the view's is None if the
-    policy was shown none. Rewards are unweighted; the total is their weighted sum.
-    """
-    records = []
-    for group, rollout in enumerate(batch.rollouts):
-        about_sample = _about_sample(rollout)
-        policy_tokens, visual_tokens = rollout.policy_tokens, rollout.visual_tokens
-        for number, episode in enumerate(rollout.episodes):
-            record: dict[str, Any] = {"rollout_step": rollout_step, "group": group, "episode": number}
-            record |= about_sample | _about_episode(episode)
-            record |= {"policy_tokens": policy_tokens[number], "visual_tokens": visual_tokens[number]}
-            record["rewards"] = dict(zip(batch.reward_names, batch.rewards_pgc[group, number].tolist(), strict=True))
-            record["total"] = batch.totals_pg[group, number].item()
-            record["advantage"] = batch.advantages_pg[group, number].item()
-            records.append(record)
-    return records
-
-
-def json_line(record: dict[str, Any]) -> str:
-    """A line of JSON in plain ASCII; numbers that JSON cannot write become null."""
-    return json.dumps(_finite(record), allow_nan=False) + "\n"
+def batch_records(batch: ScoredBatch, rollout_step: int) -> list[EpisodeRecord]:
+    """What is kept of every episode of a batch, group by group."""
+    return [record for group in range(len(batch.rollouts)) for record in _group_records(batch, group, rollout_step)]
 
 
 def drop_lines_from(path: Path, rollout_step: int) -> None:
@@ -144,36 +117,8 @@ def drop_lines_from(path: Path, rollout_step: int) -> None:
         file.truncate(end)
 
 
-def _about_sample(rollout: GroupRollout) -> dict[str, Any]:
-    sample = rollout.sample
-    return {
-        "sample": sample.key,
-        "question": sample.question,
-        "options": list(sample.options),
-        "expected_answer": sample.answer,
-        "evidence": [[list(box.as_tuple()) for box in chain] for chain in sample.evidence],
-        "view_size": list(rollout.view) if rollout.group.prompt.images else None,
-        "original_size": list(sample.image.size),
-    }
-
-
-def _about_episode(episode: Episode) -> dict[str, Any]:
-    turns = [
-        {
-            "text": turn.text,
-            "observation": turn.observation,
-            "crop": None if turn.crop is None else list(turn.crop.as_tuple()),
-            "error": turn.error,
-        }
-        for turn in episode.turns
-    ]
-    return {"turns": turns, "answer": episode.answer, "stop_reason": episode.stop_reason and episode.stop_reason.value}
-
-
-def _finite(value: Any) -> Any:
-    """The same JSON value with None for numbers that are not finite."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _group_records(batch: ScoredBatch, group: int, rollout_step: int) -> list[EpisodeRecord]:
+    rewards = [dict(zip(batch.reward_names, row, strict=True)) for row in batch.rewards_pgc[group].tolist()]
+    totals, advantages = batch.totals_pg[group].tolist(), batch.advantages_pg[group].tolist()
+    rollout = batch.rollouts[group]
+    return records_of(rollout, rewards, totals, advantages, rollout_step=rollout_step, group=group)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from infogap.callbacks import drawing
-from infogap.callbacks.drawing import TURN_COLOURS, draw_episode
-from infogap.data.drawing import GREEN, font, wrap
+from infogap.data.drawing import GAP, GREEN, LINE_HEIGHT, font, wrap
 from infogap.data.images import HighResImage
 from infogap.data.needle import NeedleConfig, make_sample
 from infogap.data.sample import Sample
 from infogap.geometry import Box, Size
+from infogap.pictures.episode import CROP_SIDE, WIDTH, draw_episode
+from infogap.pictures.panels import TURN_COLOURS, crop_as_shown, view_as_shown, whole_original
+from infogap.pictures.record import records_of
 from infogap.policy.packing import Chunk, Group
 from infogap.policy.patches import Patches
 from infogap.rollout import GroupRollout
@@ -42,7 +44,7 @@ def play(sample: Sample, turns: Sequence[Turn], view_tokens: int = 256, **fields
 
 
 def draw(rollout: GroupRollout) -> np.ndarray:
-    return np.asarray(draw_episode(rollout, 0, SCORES, 2.25))
+    return np.asarray(draw_episode(records_of(rollout, [SCORES], [2.25])[0], rollout.sample.image))
 
 
 def plain_sample(size: tuple[int, int] = (448, 448), evidence: tuple[Box, ...] = (), blue: Box | None = None) -> Sample:
@@ -59,7 +61,7 @@ def plain_sample(size: tuple[int, int] = (448, 448), evidence: tuple[Box, ...] =
 def spans(picture: np.ndarray, colour: tuple[int, int, int]) -> list[tuple[int, int, int, int]]:
     """Box around all pixels of that colour in the left panels, and in the right ones: x1, y1, x2, y2, exclusive."""
     found = []
-    middle = drawing.GAP + 448 + drawing.GAP // 2  # between two panels of 448 pixels
+    middle = GAP + 448 + GAP // 2  # between two panels of 448 pixels
     for left, right in ((0, middle), (middle, picture.shape[1])):
         rows, columns = np.nonzero((picture[:, left:right] == colour).all(axis=2))
         if rows.size:
@@ -79,7 +81,7 @@ def test_the_evidence_is_outlined_where_it_lies_on_the_original_and_on_the_view(
     top = int(np.nonzero((blank == PLAIN).all(axis=2).sum(axis=1) >= 2 * 448)[0][0])  # first row of the panels
 
     for number, found in enumerate(spans(draw(play(sample, [Turn("<answer>3</answer>")])), GREEN)):
-        left = drawing.GAP + number * (448 + drawing.GAP)  # both panels have 448 pixels, as the original
+        left = GAP + number * (448 + GAP)  # both panels have 448 pixels, as the original
         assert found == (left + x - 1, top + y - 1, left + x + width + 1, top + y + height + 1)
         assert number < 2
 
@@ -87,7 +89,7 @@ def test_the_evidence_is_outlined_where_it_lies_on_the_original_and_on_the_view(
 def test_boxes_are_scaled_to_panels_that_are_smaller_than_the_image() -> None:
     sample = plain_sample((1024, 1024), evidence=(Box(200, 400, 600, 800),))
     x1, y1, x2, y2 = spans(draw(play(sample, [Turn("")], view_tokens=64)), GREEN)[0]  # 512 pixels, half the original
-    assert (x1 - drawing.GAP, x2 - x1, y2 - y1) == (100 - 1, 200 + 2, 200 + 2)
+    assert (x1 - GAP, x2 - x1, y2 - y1) == (100 - 1, 200 + 2, 200 + 2)
 
 
 def test_every_crop_has_the_colour_of_its_turn_and_stands_beside_it_as_it_was_shown() -> None:
@@ -99,7 +101,7 @@ def test_every_crop_has_the_colour_of_its_turn_and_stands_beside_it_as_it_was_sh
         assert len(spans(picture, colour)) == 2
     assert not (picture == TURN_COLOURS[2]).all(axis=2).any()
     blue = (picture == BLUE).all(axis=2)
-    last_panel = blue[-drawing.CROP_SIDE - 50 :, : drawing.CROP_SIDE]
+    last_panel = blue[-CROP_SIDE - 50 :, :CROP_SIDE]
     # 112 x 112 pixels were shown, drawn twice as large under a border of 2
     assert last_panel.sum() == (2 * 112 - 4) ** 2
 
@@ -109,7 +111,7 @@ def test_the_view_is_as_coarse_as_the_policy_saw_it() -> None:
     rollout = play(replace(sample, evidence=()), [Turn("<answer>3</answer>")], view_tokens=16)
     seen = np.asarray(sample.image.view(16)).repeat(4, axis=0).repeat(4, axis=1)
     picture = draw(rollout)
-    left = drawing.GAP + 448 + drawing.GAP
+    left = GAP + 448 + GAP
     tops = [t for t in range(200) if (picture[t : t + 448, left : left + 448] == seen).all()]
     assert len(tops) == 1
 
@@ -142,7 +144,7 @@ def test_any_text_can_be_drawn(text: str) -> None:
     sample = plain_sample()
     turns = [Turn(text, text, error=text), Turn(text, text, crop=Box(0, 0, 448, 448)), Turn(text)]
     picture = draw(play(sample, turns, answer=text))
-    assert picture.shape[1] == drawing.WIDTH + 2 * drawing.GAP
+    assert picture.shape[1] == WIDTH + 2 * GAP
     assert picture.shape[0] < 3000
 
 
@@ -165,6 +167,65 @@ def test_extreme_aspects_can_be_drawn() -> None:
     sample = plain_sample((2800, 30), evidence=(Box(10, 10, 20, 20),))
     picture = draw(play(sample, [Turn("look", "shown", crop=Box(0, 0, 2800, 28)), Turn("x")]))
     assert len(spans(picture, TURN_COLOURS[0])) == 2
+
+
+def test_what_is_not_known_is_left_out() -> None:
+    sample = plain_sample()
+    (record,) = records_of(play(sample, [Turn("x")]), [SCORES], [2.25])
+    full, bare = (draw_episode(r, sample.image) for r in (record, replace(record, rewards={}, total=None)))
+    assert full.height - bare.height == LINE_HEIGHT + 2
+
+
+def test_a_crop_of_unknown_size_is_drawn() -> None:
+    sample = plain_sample(blue=Box(100, 100, 212, 212))
+    (record,) = records_of(play(sample, [Turn("a", "b", crop=Box(100, 100, 212, 212))]), [SCORES], [2.25])
+    old = replace(record, turns=(replace(record.turns[0], shown=None),))
+    assert not old.says_what_was_shown
+    picture = np.asarray(draw_episode(old, sample.image))
+    assert (picture[-CROP_SIDE - 50 :, :CROP_SIDE] == BLUE).all(axis=2).sum() == (2 * 112 - 4) ** 2
+
+
+# What the policy was shown, made again
+
+
+@functools.cache
+def noise(width: int, height: int, kind: str) -> HighResImage:
+    """An image of which no two regions are alike."""
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return HighResImage(buffer.getvalue())
+
+
+shapes = st.sampled_from([(448, 448, "PNG"), (700, 333, "JPEG"), (1500, 90, "PNG"), (31, 640, "JPEG")])
+budgets = st.tuples(st.integers(1, 300), st.integers(1, 64))
+
+
+@settings(max_examples=60, deadline=None)
+@given(shapes, budgets, st.data())
+def test_views_and_crops_are_those_that_the_policy_saw(
+    shape: tuple[int, int, str], budget: tuple[int, int], data: st.DataObject
+) -> None:
+    image = noise(*shape)
+    most, fewest = max(budget), min(budget)
+    view = image.view(most, fewest)
+    assert (np.asarray(view_as_shown(image, Size(*view.size))) == np.asarray(view)).all()
+    x, y = data.draw(st.floats(0, shape[0] - 4)), data.draw(st.floats(0, shape[1] - 4))
+    width, height = data.draw(st.floats(2, shape[0])), data.draw(st.floats(2, shape[1]))
+    box = Box(x, y, x + width, y + height).clamp(image.size)
+    crop = image.crop(box, most, fewest)
+    assert (np.asarray(crop_as_shown(image, box, Size(*crop.size))) == np.asarray(crop)).all()
+
+
+def test_a_size_that_no_budget_leads_to_is_kept() -> None:
+    image = noise(448, 448, "PNG")
+    assert view_as_shown(image, Size(28, 280)).size == (28, 280)
+    assert crop_as_shown(image, Box(0, 0, 100, 100), Size(280, 28)).size == (280, 28)
+
+
+@pytest.mark.parametrize(("side", "size"), [(1000, (700, 333)), (350, (350, 166)), (2, (2, 1))])
+def test_the_original_fits_into_its_panel(side: int, size: tuple[int, int]) -> None:
+    assert whole_original(noise(700, 333, "JPEG"), side).size == size
 
 
 @settings(max_examples=50)
