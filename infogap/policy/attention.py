@@ -67,8 +67,8 @@ def related(group: Tensor, branch: Tensor, query: Tensor, key: Tensor) -> Tensor
     Args:
         group: group of every token, ``[N]``. Instead of tokens these may be distinct pairs of group and branch.
         branch: branch of every token, -1 in a prompt, ``[N]``.
-        query: indices of queries.
-        key: indices of keys, of a shape that broadcasts with that of ``query``.
+        query: indices of queries, of any shape.
+        key: indices of keys, of any shape that broadcasts with that of ``query``.
 
     Returns:
         Bool, of the broadcast shape.
@@ -111,13 +111,17 @@ class DenseAttention:
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The type that attention computes in: autocast's where it is on, because rotated queries are float32 there."""
+    """The type that attention computes in: autocast's where it is on, because rotated queries are float32 there.
+
+    Args:
+        tensor: queries, keys or values, of any shape.
+    """
     kind = tensor.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
 def flash_takes(tensor: Tensor) -> bool:
-    """Whether CUDA's flash kernels take a tensor: half precision, on an Ampere GPU or a newer one."""
+    """Whether CUDA's flash kernels take a tensor of any shape: half precision, on an Ampere GPU or a newer one."""
     if not tensor.is_cuda or compute_dtype(tensor) not in (torch.float16, torch.bfloat16):
         return False
     return torch.version.hip is None and torch.cuda.get_device_capability(tensor.device) >= (8, 0)
@@ -236,7 +240,13 @@ class PackedAttention:
         return attended.view_as(query)
 
     def keep_prompt(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Called with every layer's keys and values of the prompts, ``[groups, heads, P, d]``; a prefill keeps them."""
+        """Called with every layer's keys and values of the prompts, ``[groups, heads, P, d]``; a prefill keeps them.
+
+        Args:
+            layer: number of the layer.
+            key: rotated keys, ``[groups, heads, P, d]``.
+            value: values, like ``key``.
+        """
 
 
 def _pad(indices: list[Tensor]) -> tuple[Tensor, Tensor]:

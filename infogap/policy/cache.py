@@ -199,7 +199,7 @@ class Seats:
 
     Attributes:
         slots: the slots that take part, ``[B]``.
-        present: the groups that they are of, in order; None for all.
+        present: the groups that they are of, in order, ``[groups]``; None for all.
         groups: the group of each, ``[B]``.
         grid: the slots of every group that is present, ``[groups, most slots of a group]``, filled up with 0.
         place: where each slot stands in the grid laid flat, ``[B]``.

@@ -83,6 +83,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(weights, shapes, rest.get("infogap", {}))
 
 
+def read_run_checkpoint(path: Path) -> Checkpoint:
+    """Open a checkpoint that says which run it is of.
+
+    Raises:
+        PolicyError: if there is none, or it is damaged, incomplete, or says nothing of its run.
+    """
+    if not path.exists():
+        raise PolicyError(f"The checkpoint {str(path)!r} does not exist: give one that `infogap fit` has written.")
+    if path.is_dir() and not is_directory_checkpoint(path):
+        raise PolicyError(f"{path} is a folder and no checkpoint: give one that `infogap fit` has written.")
+    checkpoint = read_checkpoint(path)
+    if not checkpoint.metadata:
+        raise PolicyError(f"{path} does not say which run it is of: give one that `infogap fit` has written.")
+    return checkpoint
+
+
 def _load(path: Path) -> dict[str, Any]:
     with loading(path):
         # mapped, a weight is read from the disk when it is copied, and the optimiser's state never

@@ -56,7 +56,7 @@ class StaticDecoder:
             slots: the slots.
             token_ids: their tokens.
             positions: the tokens' positions, the same on all three axes of M-RoPE.
-            uniform: a number in [0, 1) for each, on the host.
+            uniform: a number in [0, 1) for each, ``[B]``, on the host.
 
         Returns:
             Tokens and log-probabilities, ``[B]``.

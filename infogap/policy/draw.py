@@ -42,7 +42,7 @@ def draw(logits: Tensor, uniform: Tensor, banned: Tensor, config: SamplingConfig
     Args:
         logits: ``[B, vocabulary]``.
         uniform: a number in [0, 1) for each row, ``[B]``.
-        banned: ids that are never drawn.
+        banned: ids that are never drawn, ``[ids]``.
         config: temperature and top-p.
 
     Returns:

@@ -54,7 +54,7 @@ class Pieces:
 
     @staticmethod
     def between(borders: Tensor) -> Pieces:
-        """Pieces between ``borders``, on the borders' device. Waits for it if it is not the CPU."""
+        """Pieces between ``borders``, ``[pieces + 1]``, on the borders' device. Waits for it if it is not the CPU."""
         host = borders.cpu().long()
         lengths = host.diff()
         different, counts = torch.unique(lengths, return_counts=True)

@@ -111,6 +111,26 @@ def read_config(checkpoint: Checkpoint, source: Path, base: Path | None) -> Poli
     return config
 
 
+def check_base(policy: Policy, checkpoint: Checkpoint, source: Path, base: Path) -> None:
+    """See that a checkpoint is of a base folder's model.
+
+    Args:
+        policy: what the base folder holds.
+        checkpoint: the checkpoint.
+        source: what to call it in an error.
+        base: the base folder.
+
+    Raises:
+        PolicyError: if it is of another model.
+    """
+    wrong = first_misfit(checkpoint.shapes, policy.state_dict())
+    if wrong is not None:
+        raise PolicyError(
+            f"{base} is not the model that {source} was trained from, they differ first at {wrong!r}: give its folder "
+            "with --base."
+        )
+
+
 def _stored_dtype(checkpoint: Checkpoint) -> Literal["bfloat16", "float32"]:
     head = next(name for name in checkpoint.shapes if "lm_head" in name)
     return "bfloat16" if checkpoint.weights[head].dtype == torch.bfloat16 else "float32"
