@@ -130,9 +130,12 @@ def coverage(of: Box, by: Box) -> float:
 
 
 def corner_l1(a: Box, b: Box, size: Size) -> float:
-    """Mean |difference| of the four corner coordinates, each divided by the original's width or height.
+    """Mean |difference| of the four corner coordinates, as shares of the original's sides: d_L1 of LFPC section 4.
 
-    This is d_L1 of LFPC section 4.
+    Args:
+        a: a box in pixels of the original.
+        b: another one.
+        size: size of the original.
     """
     horizontal = abs(a.x1 - b.x1) + abs(a.x2 - b.x2)
     vertical = abs(a.y1 - b.y1) + abs(a.y2 - b.y2)
@@ -198,7 +201,7 @@ class FramedBox:
 
     @classmethod
     def from_original(cls, box: Box, frame: Frame, view: Size, original: Size) -> FramedBox:
-        """How a policy that is shown `view` would write a box of the original, in `frame`."""
+        """How a policy that is shown `view` would write a box of the original in `frame`: back, see `to_original`."""
         wide, high = frame.extent(view)
         x1, x2 = (x / original.width * wide for x in (box.x1, box.x2))
         y1, y2 = (y / original.height * high for y in (box.y1, box.y2))

@@ -133,7 +133,6 @@ class GroupRollout:
         view: size of the view in pixels.
         group: its prompt and episodes as token chunks.
         episodes: the same episodes as text and boxes.
-        visual_tokens: visual tokens that each episode cost, view and crops.
     """
 
     sample: Sample
@@ -266,7 +265,13 @@ class Rollout:
 
 
 def play_turn(policy: Policy, environment: Environment, turn: SampledTurn) -> Chunk | None:
-    """Take a sampled turn to its environment; returns the observation as tokens, None if the episode has ended."""
+    """Take a sampled turn to its environment; returns the observation as tokens, None if the episode has ended.
+
+    Args:
+        policy: makes tokens of the observation.
+        environment: the episode's.
+        turn: what was sampled.
+    """
     observation = environment.step(turn.text, closed=turn.closed, truncated=turn.truncated, spent=turn.spent)
     if observation is None:
         return None

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -57,6 +59,10 @@ STANDARD_LIBRARY_ONLY = ("__init__.py", "arguments.py", "types.py", "geometry.py
 
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 40
+
+DOCUMENTED = sorted(f"docs/contributing/{path.name}" for path in (ROOT / "docs" / "contributing").glob("*.md"))
+INVENTED = {"my_rewards.py", "few.yaml", "config.yaml", "vstar.py"}
+"""Files that a page or a run makes, or that are named without their folder."""
 
 DISTRIBUTIONS = {"PIL": "pillow"}
 """Import names that differ from the name under which a dependency is installed."""
@@ -168,3 +174,51 @@ def test_the_version_is_in_the_changelog() -> None:
     version = re.search(r'^__version__ = "(.+)"$', (PACKAGE / "__init__.py").read_text(), re.MULTILINE)
     assert version is not None
     assert f"## [{version[1]}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# --- the page and its picture ---
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    """The script that draws the picture."""
+    name = "draw_architecture"
+    spec = importlib.util.spec_from_file_location(name, ROOT / "data_scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its data classes look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_picture_is_drawn_from_the_imports(drawing: ModuleType) -> None:
+    stale = "docs/architecture.svg is stale: run python data_scripts/draw_architecture.py"
+    assert (ROOT / "docs" / "architecture.svg").read_text() == drawing.draw(), stale
+
+
+def test_an_edge_that_follows_from_others_is_left_out(drawing: ModuleType) -> None:
+    edges = {"a": set(), "b": {"a"}, "c": {"a", "b"}, "d": {"a", "c"}}
+    assert drawing.reduced(edges) == {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"c"}}
+    assert drawing.layers_of(edges, ["a"], ["d"]) == {"a": 0, "b": 1, "c": 2, "d": 3}
+    with pytest.raises(ValueError, match=r"^The rooms .* import each other: take one import out\.$"):
+        drawing.reduced({"a": {"b"}, "b": {"a"}})
+
+
+def test_the_rooms_are_those_of_the_docstring_and_of_the_page(drawing: ModuleType) -> None:
+    lines, entries = drawing.rooms_of_docstring()
+    rooms = {room for line in lines for room in line}
+    assert rooms == MAY_IMPORT.keys() - {"__init__"}
+    assert set(entries) == ENTRIES - {"resolution"}
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert set(re.findall(r"^- \*\*`(\w+)`\*\*", page, re.MULTILINE)) == rooms
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/architecture.md", *DOCUMENTED])
+def test_what_a_page_for_contributors_names_is_there(page: str) -> None:
+    """Links, files of the package, and what is said to be defined in them."""
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (ROOT / page).parent.joinpath(target).exists(), target
+    for name in re.findall(r"`((?:infogap/|tests/|docs/|configs/|data_scripts/)?[\w./]+\.(?:py|md|yaml))`", text):
+        assert any((base / name).exists() for base in (ROOT, PACKAGE)) or name in INVENTED, name

@@ -99,6 +99,7 @@ def test_a_stage_writes_its_episodes_and_a_checkpoint(stages: Path, stage: str) 
     saved = torch.load(stages / stage / "checkpoints" / "last.ckpt", weights_only=True)
     started = str(stages / "stage1" / "checkpoints" / "last.ckpt") if stage == "stage2" else None
     assert saved["infogap"].pop("policy")["vision_tower"] == "frozen"
+    assert saved["infogap"].pop("rewards") == ["accuracy", "format", "tool", "grounding"]
     assert saved["infogap"] == {"rollout_step": STEPS, "update_step": STEPS, "init_from": started}
 
 

@@ -10,6 +10,7 @@ import torch
 from infogap.grpo.run_state import check_resume, read_run_state
 from infogap.policy.loading import LoraConfig, PolicyConfig
 
+REWARDS = ("accuracy", "format")
 POLICY = asdict(PolicyConfig(path="models/base", lora=LoraConfig(rank=8)))
 
 
@@ -36,7 +37,7 @@ def write_sharded(path: Path, without: str = "") -> Path:
 
 
 def check(path: Path, init_from: str | None = None, /, **changes: Any) -> None:
-    check_resume(path, policy=POLICY | changes, init_from=init_from)
+    check_resume(path, policy=POLICY | changes, init_from=init_from, rewards=REWARDS)
 
 
 def test_a_run_goes_on_from_its_own_checkpoint(tmp_path: Path) -> None:
@@ -82,6 +83,15 @@ def test_a_checkpoint_of_stage_1_is_not_gone_on_with_in_stage_2(tmp_path: Path) 
         check(path, "runs/last.ckpt")
     with pytest.raises(ValueError, match=r"give it as model.init_from and leave --ckpt_path out"):
         check(write(tmp_path / "stage2.ckpt", init_from="runs/last.ckpt"), None)
+
+
+def test_a_run_with_other_rewards_is_not_gone_on_with(tmp_path: Path) -> None:
+    check(write(tmp_path / "same.ckpt", rewards=list(reversed(REWARDS))))
+    path = write(tmp_path / "other.ckpt", rewards=[*REWARDS, "crop_area_cost"])
+    with pytest.raises(
+        ValueError, match=r"with the rewards accuracy, format, crop_area_cost, but this one has accuracy"
+    ):
+        check(path)
 
 
 def test_a_checkpoint_that_notes_nothing_is_taken_at_its_word(tmp_path: Path) -> None:
@@ -153,4 +163,4 @@ def test_a_folder_of_shards_is_for_sharded_runs(tmp_path: Path) -> None:
     for part in (".metadata", "__0_0.distcp"):
         (folder / part).write_bytes(b"")
     with pytest.raises(ValueError, match=r"is a folder of shards, which only a sharded run goes on from: add --config"):
-        check_resume(folder, policy=noted["infogap"].get("policy", {}), init_from=None, sharded=False)
+        check_resume(folder, policy=noted["infogap"].get("policy", {}), init_from=None, rewards=(), sharded=False)

@@ -91,6 +91,9 @@ class SmallImages:
 
     Args:
         min_side: shortest side that is kept, in pixels. Default: `MIN_SIDE`.
+
+    Raises:
+        ValueError: if the side is below 1.
     """
 
     name = "small image"
@@ -112,6 +115,9 @@ class Unanswerable:
 
     Args:
         max_words: words of the longest free text that is kept. Default: `MAX_WORDS`.
+
+    Raises:
+        ValueError: if the number of words is below 1.
     """
 
     name = "unanswerable"
@@ -134,6 +140,9 @@ class BoxSanity:
     Args:
         min_area_share: smallest share of the image that a box may have. Default: `MIN_AREA_SHARE`.
         max_area_share: largest share that the innermost box of a chain may have. Default: `MAX_AREA_SHARE`.
+
+    Raises:
+        ValueError: if the shares are not 0 <= the smallest < the largest <= 1.
     """
 
     name = "box sanity"

@@ -115,7 +115,13 @@ class HighResImage:
         return self._transposed(_scaled_view(_to_rgb(image), target, extent))
 
     def crop_size(self, box: Box, max_tokens: int, min_tokens: int = 4) -> Size:
-        """Size of `crop` for the same arguments, computed without decoding."""
+        """Size of `crop` for the same arguments, computed without decoding.
+
+        Args:
+            box: the region, in pixels of the original.
+            max_tokens: most visual tokens of the crop.
+            min_tokens: fewest. Default 4, as in `crop`.
+        """
         left, top, right, bottom = self._whole_pixels(box)
         return fit_to_budget(Size(right - left, bottom - top), max_tokens, min_tokens)
 

@@ -54,6 +54,11 @@ def choose(scans: Sequence[ShardScan], count: int | None, seed: int) -> list[tup
 def spread(items: Sequence[Item], count: int, seed: int) -> list[Item]:
     """One item, drawn with `seed`, from each of `count` equal stretches of the items; all if there are no more.
 
+    Args:
+        items: what is drawn from.
+        count: how many to draw.
+        seed: of the draws.
+
     Raises:
         ValueError: if `count` is below 1.
     """

@@ -172,7 +172,7 @@ def manifest_path(root: str | Path) -> Path:
 
 
 def write_manifest(path: Path, header: ManifestHeader, entries: Iterable[ManifestEntry]) -> None:
-    """Write a whole manifest: it appears at once, in the place of one that is there."""
+    """Write a whole manifest at once, in the place of one that is there; see `ManifestWriter` for one that grows."""
     partial = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}")
     with partial.open("wb") as file:
         file.write(_header_line(header))

@@ -142,7 +142,13 @@ def _draw_scene(config: NeedleConfig, rng: np.random.Generator) -> Scene:
 
 
 def make_sample(config: NeedleConfig, seed: int, index: int) -> Sample:
-    """Scene ``index`` of the series ``seed`` with one question, as a sample whose image is a JPEG."""
+    """Scene ``index`` of the series ``seed`` with one question, as a sample whose image is a JPEG.
+
+    Args:
+        config: what a scene looks like.
+        seed: the series.
+        index: number of the scene in it.
+    """
     rng = np.random.default_rng([seed, index])
     scene = make_scene(config, rng)
     question, answer, options, asked = _ask(config, scene, rng)
@@ -167,7 +173,13 @@ def make_sample(config: NeedleConfig, seed: int, index: int) -> Sample:
 
 
 def make_samples(config: NeedleConfig, seed: int, count: int) -> Iterator[Sample]:
-    """The first ``count`` samples of the series ``seed``."""
+    """The first ``count`` samples of the series ``seed``.
+
+    Args:
+        config: what a scene looks like.
+        seed: the series.
+        count: how many.
+    """
     return (make_sample(config, seed, index) for index in range(count))
 
 

@@ -38,6 +38,12 @@ class NeedleShardConfig:
 def ensure_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed: int) -> None:
     """Write needle scenes to a folder unless it holds them; shards of which nothing is said are the user's own.
 
+    Args:
+        config: what a scene looks like.
+        folder: where the shards are.
+        count: number of samples.
+        seed: the series.
+
     Raises:
         ValueError: if the folder holds needle scenes, but others.
     """
@@ -66,12 +72,25 @@ def _wait_for_index(folder: Path, patience: int = 600) -> None:
 
 
 def write_needle_shards(config: NeedleConfig, folder: Path, *, count: int, seed: int) -> None:
-    """Write the first ``count`` samples of the series ``seed`` as shards of 256 samples; their index says what of."""
+    """Write the first ``count`` samples of the series ``seed`` as shards of 256 samples; their index says what of.
+
+    Args:
+        config: what a scene looks like.
+        folder: where the shards are.
+        count: number of samples.
+        seed: the series.
+    """
     made_from = needle_origin(config, count=count, seed=seed)
     write_shards(make_samples(config, seed, count), folder, samples_per_shard=256, prefix="needle", made_from=made_from)
 
 
 def needle_origin(config: NeedleConfig, *, count: int, seed: int) -> dict[str, Any]:
-    """Everything that needle shards follow from, as JSON values."""
+    """Everything that needle shards follow from, as JSON values.
+
+    Args:
+        config: what a scene looks like.
+        count: number of samples.
+        seed: the series.
+    """
     values: dict[str, Any] = json.loads(json.dumps({"scenes": asdict(config), "count": count, "seed": seed}))
     return values

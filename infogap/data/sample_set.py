@@ -79,6 +79,11 @@ class SampleSet:
 
         The image is decoded as far as is needed to know that it can be: a header says nothing of the pixels behind it.
         Where resolution selection found a view, it has been decoded before.
+
+        Args:
+            number: the sample's number in the set.
+            reader: reads records.
+            skips: counts faults.
         """
         shard, place = self._items[number]
         try:
@@ -99,7 +104,13 @@ class SampleSet:
         return sample
 
     def limit(self, count: int, reader: RecordReader, skips: SkipLog) -> None:
-        """Keep the first so many sound samples; fewer if there are no more."""
+        """Keep the first so many sound samples; fewer if there are no more.
+
+        Args:
+            count: how many to keep.
+            reader: reads records.
+            skips: counts faults.
+        """
         sound = (number for number in range(len(self)) if self.read(number, reader, skips) is not None)
         kept = list(itertools.islice(sound, count))
         ends = [bisect.bisect_left(kept, end) for end in itertools.accumulate(self.groups)]

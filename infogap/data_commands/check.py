@@ -62,8 +62,8 @@ class CheckReport:
         shards: number of shards.
         bytes: their size together.
         samples: number of records in them.
-        seen: samples that were looked at and are no errors.
         checked: records that were looked at.
+        seen: samples that were looked at and are no errors.
         with_boxes: of the seen ones, those with evidence.
         with_options: likewise, those with options.
         sources: likewise, by their source.

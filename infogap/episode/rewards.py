@@ -1,19 +1,19 @@
 """Rewards of a finished episode: is the answer right, is the text well formed, was the tool used, did the crop hit.
 
-The formulas are those of LFPC sections 3 and 4. To add a reward, write a class with a ``name`` and a ``__call__``, and
-give it to ``RewardSet`` with a weight.
+The formulas are those of LFPC sections 3 and 4. To add a reward, write a subclass of ``ExtraReward`` and name it in
+``RewardConfig.extra``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from infogap.data.sample import Sample
 from infogap.episode import protocol as text_protocol
+from infogap.episode.extra_reward import ExtraReward, Reward, check_name, check_weight, checked_score
 from infogap.episode.matching import match_answer
 from infogap.geometry import Box, NestedBoxes, Size, corner_l1, coverage, iou
 from infogap.types import Episode, StopReason
@@ -56,6 +56,9 @@ class RewardConfig:
         tool: weight of having cropped and answered right (1 or 0). Default 1.2.
         grounding: weight of r_geo, in [0, 1]. Default 0, which is stage 1; our default for stage 2 is 1.0.
         grounding_details: how r_geo is computed.
+        extra: rewards of one's own, each a class with its arguments, one of which is its weight, as in
+            ``{class_path: my_rewards.CropAreaCost, init_args: {weight: 0.2}}``. Beside ``trainer`` this is the only
+            place of the configuration that names classes: what somebody else writes has no field here. Default none.
 
     Raises:
         ValueError: if a weight is not finite.
@@ -66,24 +69,12 @@ class RewardConfig:
     tool: float = 1.2
     grounding: float = 0.0
     grounding_details: GroundingConfig = field(default_factory=GroundingConfig)
+    extra: list[ExtraReward] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Check the weights."""
+        """Check the weights; those of further rewards are checked where all are put together."""
         for name in ("accuracy", "format", "tool", "grounding"):
-            _check_weight(name, getattr(self, name))
-
-
-class Reward(Protocol):
-    """One column of the reward."""
-
-    @property
-    def name(self) -> str:
-        """Name of the column, as in metrics and config."""
-        ...
-
-    def __call__(self, episode: Episode, sample: Sample) -> float:
-        """Score a finished episode of a sample, without the weight."""
-        ...
+            check_weight(name, getattr(self, name))
 
 
 class AccuracyReward:
@@ -211,23 +202,23 @@ class RewardSet:
         weights: their weights, in the same order; changed by ``set_weight``.
 
     Raises:
-        ValueError: if two rewards have one name, or a weight is not finite.
+        ValueError: if a name cannot be a metric's, two rewards have one name, or a weight is not finite.
     """
 
     def __init__(self, rewards: Sequence[tuple[Reward, float]]) -> None:
-        self.names = tuple(reward.name for reward, _ in rewards)
+        self.names = tuple(check_name(reward) for reward, _ in rewards)
         for name in self.names:
             if self.names.count(name) > 1:
                 raise ValueError(f"Two rewards are called {name}: rename one of them.")
-        self.weights = [_check_weight(reward.name, weight) for reward, weight in rewards]
+        self.weights = [check_weight(reward.name, weight) for reward, weight in rewards]
         self._rewards = [reward for reward, _ in rewards]
 
     @classmethod
     def from_config(cls, config: RewardConfig, protocol: text_protocol.Protocol) -> RewardSet:
-        """The four rewards of LFPC sections 3 and 4.
+        """The four rewards of LFPC sections 3 and 4, and then those of the configuration.
 
         Args:
-            config: weights, and details of the grounding reward.
+            config: weights, details of the grounding reward, and further rewards.
             protocol: says whether a turn is well formed.
         """
         return cls(
@@ -236,12 +227,24 @@ class RewardSet:
                 (FormatReward(protocol), config.format),
                 (ToolReward(), config.tool),
                 (GroundingReward(config.grounding_details), config.grounding),
+                *((reward, reward.weight) for reward in config.extra),
             ]
         )
 
     def score(self, episode: Episode, sample: Sample) -> list[float]:
-        """Score a finished episode: one unweighted value for each of ``names``."""
-        return [reward(episode, sample) for reward in self._rewards]
+        """Score a finished episode.
+
+        Args:
+            episode: the episode.
+            sample: its sample.
+
+        Returns:
+            One unweighted value for each of ``names``.
+
+        Raises:
+            ValueError: if a score is not a finite number.
+        """
+        return [checked_score(reward, episode, sample) for reward in self._rewards]
 
     def total(self, scores: Sequence[float]) -> float:
         """Weighted sum of what ``score`` returned."""
@@ -255,7 +258,7 @@ class RewardSet:
         """
         if name not in self.names:
             raise ValueError(f"There is no reward {name!r}: use one of {', '.join(self.names)}.")
-        self.weights[self.names.index(name)] = _check_weight(name, value)
+        self.weights[self.names.index(name)] = check_weight(name, value)
 
 
 def _score_crop(crop: Box, boxes: NestedBoxes, size: Size, config: GroundingConfig) -> GroundingScore:
@@ -274,9 +277,3 @@ def _mean(scores: Sequence[GroundingScore]) -> GroundingScore:
         coverage=fmean(score.coverage for score in scores),
         l1=fmean(score.l1 for score in scores),
     )
-
-
-def _check_weight(name: str, weight: float) -> float:
-    if not math.isfinite(weight):
-        raise ValueError(f"The weight of the reward {name} is {weight}, but must be a finite number.")
-    return weight

@@ -43,8 +43,8 @@ class Outcome:
         policy_tokens: sampled tokens, those that it shares with the arm that it followed among them.
         seconds: wall time of its batch over the rows and attempts in it; None if several arms were played, which share
             the work, so that none of them has a time of its own.
-        gain: what the first own crop told; None where it was not measured.
         answer: the answer; under the benchmark's official prompt, which asks for no tags, the text itself.
+        gain: what the first own crop told; None where it was not measured.
     """
 
     case: Case

@@ -54,7 +54,13 @@ class Look:
 
 
 def answer_text(question: Question, protocol: Protocol, *, official: bool) -> str:
-    """The right answer as the policy should write it: a letter where the prompt lists options, else a text."""
+    """The right answer as the policy should write it: a letter where the prompt lists options, else a text.
+
+    Args:
+        question: the row.
+        protocol: says whether the prompt lists options.
+        official: whether the prompt is that of the benchmark's own harness.
+    """
     options, sample = question.sample.options, question.sample
     if not options or question.letters or official or protocol.config.option_template:
         return question.gold
@@ -64,6 +70,11 @@ def answer_text(question: Question, protocol: Protocol, *, official: bool) -> st
 
 def information_gains(policy: Policy, protocol: Protocol, looks: Sequence[Look]) -> dict[str, InformationGain]:
     """Measure the first crops of some episodes; an episode without a crop is left out.
+
+    Args:
+        policy: whose gains they are.
+        protocol: writes the answer that is scored.
+        looks: the episodes.
 
     Returns:
         The gains by row.

@@ -67,6 +67,11 @@ class JudgeCache:
     def add(self, key: str, model: str, verdict: Verdict) -> None:
         """Remember a verdict; it is on disk when this returns.
 
+        Args:
+            key: of what was judged.
+            model: that judged.
+            verdict: what it said.
+
         Raises:
             JudgeError: if it cannot be written.
         """

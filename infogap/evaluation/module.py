@@ -31,6 +31,7 @@ from infogap.evaluation.question import BenchmarkError
 from infogap.evaluation.report import print_report, write_report
 from infogap.evaluation.results import Results, ResultsError
 from infogap.evaluation.scoring import Scorer
+from infogap.policy.checkpoint import is_directory_checkpoint
 from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.weights import fingerprint, load_weights
@@ -66,6 +67,9 @@ class EvaluationModule(LightningModule):
             Hugging Face folder, which then is the policy. None evaluates ``policy.path``.
         output: folder for predictions, results, report and plots. A second run goes on where the first stopped.
         seed: of sampling, noise and random crops.
+
+    Raises:
+        ValueError: if ``init_from`` does not exist.
     """
 
     def __init__(
@@ -83,8 +87,9 @@ class EvaluationModule(LightningModule):
         if source is not None and not source.exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
         self.policy_config = self.first_policy = policy or PolicyConfig()
-        self.weights = source if source is not None and source.is_file() else None
-        if source is not None and source.is_dir():
+        self.weights = source
+        if source is not None and source.is_dir() and not is_directory_checkpoint(source):
+            self.weights = None
             self.policy_config = replace(self.policy_config, path=str(source), lora=None)
         self.protocol = Protocol(protocol or ProtocolConfig())
         self.play, self.scoring = play or PlayConfig(), scoring or ScoringConfig()
@@ -149,7 +154,11 @@ class EvaluationModule(LightningModule):
             self._show_progress(predictions)
 
     def on_test_end(self) -> None:
-        """Write and print the numbers."""
+        """Write and print the numbers.
+
+        Raises:
+            BenchmarkError: if no row was played.
+        """
         predictions = [self._file.predictions[place] for place in self._met]
         self._file.close()
         if not predictions:

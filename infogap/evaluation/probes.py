@@ -94,6 +94,11 @@ def gap_closure(own: Sheet, no_tool: Sheet, ground_truth: Sheet) -> Estimate:
     """How much of what the ground-truth crops gain over no tool the policy's own crops gain.
 
     1: as good as the ground truth. NaN if the ground-truth crops gain nothing.
+
+    Args:
+        own: predictions with the policy's own crops.
+        no_tool: predictions without the tool.
+        ground_truth: predictions with crops of the evidence.
     """
     own, no_tool, ground_truth = shared(own, no_tool, ground_truth)
     return (own.accuracy - no_tool.accuracy) / (ground_truth.accuracy - no_tool.accuracy)

@@ -24,12 +24,12 @@ class Question:
         sample: question, options, answer and image. Its key is the row's id, unique in the benchmark; with options its
             answer is the letter of the right one.
         category: heading under which the benchmark reports it, such as "direct_attributes".
+        cluster: what rows that are not independent share, as a rule the image: the unit of the bootstrap.
+        official_prompt: the text that the benchmark's own harness sends, options included.
         subcategory: a finer heading, or "".
         variant: which of several forms of one question it is, such as HR-Bench's option cycle; "" if there is one.
         base: what the forms of one question share; the key if there is one form.
-        cluster: what rows that are not independent share, as a rule the image: the unit of the bootstrap.
         letters: the letters of all right options of a question with several; else empty.
-        official_prompt: the text that the benchmark's own harness sends, options included.
     """
 
     sample: Sample

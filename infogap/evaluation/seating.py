@@ -123,7 +123,13 @@ class Seating:
         return tables
 
     def direct_tables(self, cases: Sequence[Case], view: View, arms: Sequence[ArmName]) -> list[Table]:
-        """A table for each row and arm: one turn, under the prompt that does not speak of the tool."""
+        """A table for each row and arm: one turn, under the prompt that does not speak of the tool.
+
+        Args:
+            cases: the rows.
+            view: budget of their views.
+            arms: arms without the tool.
+        """
         limits, tool = replace(self.config.limits, max_turns=1, max_crops=0), OwnCrop(1, 1)  # that never cuts
         tables = []
         for case in cases:

@@ -209,7 +209,7 @@ def grounding_cross_entropy(logprobs: Tensor, total_tokens: float, *, world_size
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """Schulman's estimator of KL(p || q) per sample of p: ``exp(x) - x - 1`` with ``x = log q - log p``.
+    """Schulman's estimator of KL(p || q) per sample of p: ``exp(x) - x - 1`` with ``x = log q - log p``, of any shape.
 
     Unbiased and never negative (http://joschu.net/blog/kl-approx.html). ``x`` above 20 counts as 20, without gradient.
     """

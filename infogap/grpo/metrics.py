@@ -6,6 +6,7 @@ Every metric is a sum and a count, so that ranks add up exactly; a mean over not
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -14,6 +15,18 @@ from infogap.episode.rewards import GroundingConfig, grounding_score
 from infogap.grpo.batch import ScoredBatch
 from infogap.rollout import GroupRollout
 from infogap.types import StopReason
+
+_VALIDATED: Final = (
+    "reward/accuracy",
+    "reward/total",
+    "episode/tool_rate",
+    "episode/visual_tokens",
+    "crop/area_ratio",
+    "crop/iou",
+    "crop/coverage",
+    "crop/coverage_above_tau",
+)
+"""What a validation logs of the metrics of a batch."""
 
 
 class Sums:
@@ -29,7 +42,13 @@ class Sums:
         self._entries[name] = (total + sum(listed), count + len(listed))
 
     def add_ratio(self, name: str, total: float, count: float) -> None:
-        """Add a sum of ``count`` values."""
+        """Add a sum of ``count`` values.
+
+        Args:
+            name: the metric.
+            total: the sum.
+            count: how many values it is of.
+        """
         before = self._entries.get(name, (0.0, 0.0))
         self._entries[name] = (before[0] + total, before[1] + count)
 
@@ -52,7 +71,13 @@ class Sums:
 
 
 def add_batch_metrics(sums: Sums, batch: ScoredBatch, grounding: GroundingConfig) -> None:
-    """Rewards, groups, episodes and crops of a scored batch."""
+    """Rewards, groups, episodes and crops of a scored batch.
+
+    Args:
+        sums: where they are added.
+        batch: the scored batch.
+        grounding: how crops are compared with the evidence.
+    """
     for name in batch.reward_names:
         sums.add(f"reward/{name}", batch.column(name).flatten())
         sums.add(f"reward/{name}_std", _group_std(batch.column(name)))
@@ -74,6 +99,16 @@ def add_batch_metrics(sums: Sums, batch: ScoredBatch, grounding: GroundingConfig
     for reason in StopReason:
         sums.add(f"episode/stop_{reason.value}", [episode.stop_reason is reason for episode in episodes])
     _add_crop_metrics(sums, batch.rollouts, grounding)
+
+
+def validation_keys(extra: Iterable[str]) -> dict[str, str]:
+    """What a validation logs: names of a batch's metrics, and the keys that they are logged under.
+
+    Args:
+        extra: names of the rewards beside the four of LFPC. Their keys have a prefix, so that no name is taken.
+    """
+    keys = {name: f"eval/{name.split('/')[1]}" for name in _VALIDATED}
+    return keys | {f"reward/{name}": f"eval/reward_{name}" for name in extra}
 
 
 def _group_std(values_pg: Tensor) -> Tensor:

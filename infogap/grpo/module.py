@@ -20,7 +20,7 @@ from infogap.episode.rewards import RewardConfig, RewardSet
 from infogap.grpo.batch import ScoredBatch, score_batch, score_greedy
 from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.learner import Learner
-from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys
+from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys, validation_keys
 from infogap.grpo.ranks import Ranks
 from infogap.grpo.run_state import check_resume
 from infogap.grpo.strategy import ShardedStrategy, check_precision, check_strategy
@@ -44,7 +44,7 @@ class GRPOModule(LightningModule):
         policy: which model is trained and which of its parts.
         protocol: the texts that policy and environment exchange.
         rollout: how episodes are played.
-        rewards: weights of the reward columns.
+        rewards: the reward columns and their weights.
         algorithm: how episodes become gradients.
         optim: the optimiser.
         sharding: how the policy is sharded under ``configs/strategy/fsdp.yaml``; otherwise not looked at.
@@ -53,6 +53,9 @@ class GRPOModule(LightningModule):
         seed: of the episodes. Sampling depends on (seed, rollout step, the sample's place in the step, episode) and
             nothing else. Place ``number * ranks + rank`` is sample ``number`` of a rank: however many ranks share the
             same samples in turn, they play the same episodes.
+
+    Raises:
+        ValueError: if a group has fewer than two episodes, ``init_from`` does not exist, or two rewards have one name.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class GRPOModule(LightningModule):
                 Path(self.trainer.ckpt_path),
                 policy=asdict(self.policy_config),
                 init_from=self.init_from,
+                rewards=self.rewards.names,
                 sharded=isinstance(self.trainer.strategy, ShardedStrategy),
             )
 
@@ -172,14 +176,16 @@ class GRPOModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over all samples and ranks, whether or not this rank had samples."""
-        values = self._validation.means(self._ranks.sum, _VALIDATED)
-        self.log_dict({f"eval/{name.split('/')[1]}": value for name, value in values.items()})
+        keys = validation_keys(reward.name for reward in self.reward_config.extra)
+        values = self._validation.means(self._ranks.sum, list(keys))
+        self.log_dict({keys[name]: value for name, value in values.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Both clocks are part of the state; what the policy is made of lets an export and a resume know it."""
+        """Both clocks are part of the state; the rest lets an export and a resume know what the run was made of."""
         checkpoint["infogap"] = {"rollout_step": self.rollout_step, "update_step": self.update_step}
         checkpoint["infogap"]["policy"] = asdict(self.policy_config)
         checkpoint["infogap"]["init_from"] = self.init_from
+        checkpoint["infogap"]["rewards"] = list(self.rewards.names)
         if (scale := lora_scale(self._policy)) is not None:
             checkpoint["infogap"]["lora"] = scale
 
@@ -274,14 +280,4 @@ def _warn_of_rounding(policy: PolicyConfig) -> None:
         logger.warning("Weights of type bfloat16 are trained themselves: a step of 1e-6 is lost in their rounding.")
 
 
-_VALIDATED = (
-    "reward/accuracy",
-    "reward/total",
-    "episode/tool_rate",
-    "episode/visual_tokens",
-    "crop/area_ratio",
-    "crop/iou",
-    "crop/coverage",
-    "crop/coverage_above_tau",
-)
 _ON_THE_BAR = ("reward/total", "reward/accuracy", "episode/tool_rate", "time/episodes_per_second")

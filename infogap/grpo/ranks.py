@@ -24,7 +24,7 @@ class Ranks:
     world_size: int
 
     def sum(self, local: Tensor) -> Tensor:
-        """The sum of a tensor over ranks, wherever it lives; all ranks call."""
+        """The sum of a tensor of any shape over ranks, wherever it lives; all ranks call."""
         if self.world_size == 1:
             return local
         # a copy, since gloo sums in place

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,19 +14,23 @@ _MAY_DIFFER: Final = ("gradient_checkpointing",)
 """Fields of the policy that change no result."""
 
 
-def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None, sharded: bool = True) -> None:
+def check_resume(
+    path: Path, *, policy: dict[str, Any], init_from: str | None, rewards: Sequence[str], sharded: bool = True
+) -> None:
     """See that a run can go on from a checkpoint, before anything large is loaded.
 
-    A checkpoint that does not say what its policy is made of, or what its run started from, is not checked for that.
+    What a checkpoint does not say, such as one of an earlier version of which rewards its run had, is not checked.
 
     Args:
         path: a checkpoint: a file, or the folder of a sharded one.
         policy: fields of this run's ``PolicyConfig``.
         init_from: the weights that this run starts from, as in the configuration.
+        rewards: names of this run's reward columns. Their weights may differ, and are logged in every step.
         sharded: whether this run is sharded, and can read the folder of a sharded checkpoint.
 
     Raises:
-        ValueError: if the path is no whole checkpoint of ours, is of another policy, or of a run with another start.
+        ValueError: if the path is no whole checkpoint of ours, is of another policy, or of a run with another start or
+            other rewards.
     """
     noted = read_run_state(path)
     if path.is_dir() and not sharded:
@@ -41,6 +46,11 @@ def check_resume(path: Path, *, policy: dict[str, Any], init_from: str | None, s
             f"The checkpoint {path} is of a run that started from {before}, but this one starts from {now}: to train "
             "on from its weights give it as model.init_from and leave --ckpt_path out; to go on with its run start "
             "from the same."
+        )
+    if "rewards" in noted and set(noted["rewards"]) != set(rewards):
+        raise ValueError(
+            f"The checkpoint {path} is of a run with the rewards {', '.join(noted['rewards'])}, but this one has "
+            f"{', '.join(rewards)}: set model.rewards.extra to what it was, or give the checkpoint as model.init_from."
         )
 
 

@@ -68,6 +68,11 @@ def check_strategy(strategy: Strategy, world_size: int) -> None:
 def check_precision(strategy: Strategy, precision: str, compute_dtype: str | None) -> None:
     """Refuse two ways of computing in bfloat16 at once.
 
+    Args:
+        strategy: the trainer's strategy.
+        precision: the trainer's precision.
+        compute_dtype: the type that sharded weights are gathered in; None for their own.
+
     Raises:
         ValueError: for autocast over weights that are gathered in a type of their own.
     """

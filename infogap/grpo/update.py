@@ -51,6 +51,11 @@ def ground_truth_call(policy: Policy, protocol: Protocol, rollout: GroupRollout)
 
     Taught is the outermost box of the chain. All of its boxes earn the full IoU (LFPC section 4), and with this one a
     policy that is off by some pixels still covers B_1; with a tighter one it learns to miss it.
+
+    Args:
+        policy: makes tokens of the calls.
+        protocol: writes them.
+        rollout: the group.
     """
     branches: list[tuple[Chunk, ...]] = []
     for boxes in rollout.sample.evidence:
@@ -105,7 +110,13 @@ def idle(policy: Policy) -> TrainingRow:
 
 
 def local_totals(rows: Sequence[TrainingRow], batch: ScoredBatch, config: AlgorithmConfig) -> Tensor:
-    """Of this rank: tokens that carry loss (also of left-out groups), episodes, and taught tokens, ``[3]`` float64."""
+    """Of this rank: tokens that carry loss (also of left-out groups), episodes, and taught tokens, ``[3]`` float64.
+
+    Args:
+        rows: this rank's rows.
+        batch: this rank's groups.
+        config: says whether truncated episodes carry loss.
+    """
     tokens = sum(
         count
         for rollout in batch.rollouts

@@ -74,7 +74,15 @@ def make_header(
     config: ResolutionConfig,
     init_from: Path | None = None,
 ) -> ManifestHeader:
-    """Everything that the results depend on besides the samples; results of other headers are not mixed in."""
+    """Everything that the results depend on besides the samples; results of other headers are not mixed in.
+
+    Args:
+        policy: the policy that answers.
+        protocol: the texts of the prompt.
+        rollout: how a view is cut and an answer drawn.
+        config: the ladder and how often it is asked.
+        init_from: weights instead of the policy's own; None for its own.
+    """
     prompt = protocol.prompt("question", ("first", "second"), tool=False)
     details: dict[str, object] = {
         "original_tokens": config.original_tokens,

@@ -38,6 +38,11 @@ def same_answer(first: str | None, second: str | None, options: Sequence[str]) -
 
     Both answers were written by a policy, so both may name an option by its letter, where `match_answer` expects one of
     them to be from the data set.
+
+    Args:
+        first: one answer; None for none.
+        second: the other one.
+        options: texts of the options.
     """
     if first is None or second is None:
         return first is second

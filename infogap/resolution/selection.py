@@ -107,6 +107,12 @@ def is_complete(
 ) -> bool:
     """Whether all sound samples have a result. Only samples without one are read.
 
+    Args:
+        shards: the shards.
+        known: results by key.
+        config: the ladder, which says what a result needs.
+        skips: counts faulty samples.
+
     Raises:
         RecordError: if one of those is faulty and `skips` is strict.
         ImageError: likewise.

@@ -120,7 +120,13 @@ def part_path(manifest: Path, share: Share) -> Path:
 
 
 def task_name(shards: Sequence[Path], header: ManifestHeader, *, ask_without_image: bool) -> str:
-    """A name that shares have in common if they are of the same samples and ask the same."""
+    """A name that shares have in common if they are of the same samples and ask the same.
+
+    Args:
+        shards: the shards.
+        header: what results depend on.
+        ask_without_image: whether questions are asked without an image too.
+    """
     said = [[shard.name for shard in shards], header.policy, header.ladder, dict(header.details), ask_without_image]
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -149,7 +155,13 @@ def write_note(manifest: Path, note: Note) -> None:
 
 
 def is_finished(manifest: Path, share: Share, task: str) -> bool:
-    """Whether a share has left its note before."""
+    """Whether a share has left its note before.
+
+    Args:
+        manifest: the manifest that the shares will make up.
+        share: the share.
+        task: name of what is asked, see `task_name`.
+    """
     note = _read_note(_note_path(manifest, share), share)
     return note is not None and note.task == task and part_path(manifest, share).exists()
 
@@ -160,6 +172,11 @@ def join_parts(
     """Write the manifest if all shares of a task are finished, in the order of the shards.
 
     Results of other samples, which the manifest or a part holds, stand before them.
+
+    Args:
+        manifest: the manifest to write.
+        header: its header.
+        task: name of what is asked, see `task_name`.
 
     Returns:
         The results and the faults; None if a share is not finished.

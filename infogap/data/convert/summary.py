@@ -153,7 +153,13 @@ class ConvertReport:
 
     @classmethod
     def of(cls, source: str, entries: Sequence[ShardEntry], *tallies: Tally) -> ConvertReport:
-        """The report of these shards and of all rows that were counted in one of the tallies, in their order."""
+        """The report of these shards and of all rows that were counted in one of the tallies, in their order.
+
+        Args:
+            source: name of the published set.
+            entries: what the index says of every shard.
+            *tallies: counts of rows.
+        """
         tally = Tally()
         for part in tallies:
             tally.add(part)

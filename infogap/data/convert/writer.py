@@ -217,6 +217,11 @@ class SetWriter:
     def keep(self, sample: Sample, packed: PackedSample, scaled: bool) -> None:
         """Write the sample of the next row.
 
+        Args:
+            sample: the sample.
+            packed: the same as bytes.
+            scaled: whether its image was made smaller.
+
         Raises:
             SampleError: if its key has occurred before.
         """

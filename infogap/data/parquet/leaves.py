@@ -65,7 +65,11 @@ class LeafReader:
             self._advance()
 
     def row(self) -> Any:
-        """The next row's value, after `begin`; see `Leaf.build`."""
+        """The next row's value, after `begin`; see `Leaf.build`.
+
+        Raises:
+            PageError: if there is none, or the levels of the column do not make up rows.
+        """
         entries: list[Entry] = []
         while True:
             if self._ahead is None:

@@ -102,7 +102,11 @@ class OpenPage:
         return self._exactly(self._definitions, self._leaf.definition)
 
     def places(self) -> Iterator[int]:
-        """For each value its place in the dictionary."""
+        """For each value its place in the dictionary.
+
+        Raises:
+            PageError: if the places are written wider than 32 bits.
+        """
         _check_size(self.stream.left)
         if not self.stream.left:
             return iter(())

@@ -61,6 +61,11 @@ def listed_options(record: Record, column: str) -> tuple[str, ...]:
 def check_options(record: Record, column: str, options: Sequence[str]) -> None:
     """Refuse options that are empty or hold chat markup.
 
+    Args:
+        record: the row, for messages.
+        column: where the options are from.
+        options: their texts.
+
     Raises:
         RowError: if there is one.
     """
@@ -74,6 +79,11 @@ def check_options(record: Record, column: str, options: Sequence[str]) -> None:
 
 def right_letter(record: Record, column: str, options: Sequence[str]) -> str:
     """The letter of the right option, which the column gives as "A", "(A)" or the option's text.
+
+    Args:
+        record: the row.
+        column: holds the answer.
+        options: the options' texts.
 
     Raises:
         RowError: if it is the letter or the text of none.

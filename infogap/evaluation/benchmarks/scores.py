@@ -22,7 +22,13 @@ def accuracy_by(sheet: Sheet, heading: Heading) -> dict[str, Estimate]:
 
 
 def under(sheet: Sheet, heading: Heading, name: str) -> Sheet:
-    """The rows under one heading."""
+    """The rows under one heading.
+
+    Args:
+        sheet: the rows.
+        heading: what a row is filed under.
+        name: the heading.
+    """
     return sheet.where(lambda row: heading(row) == name)
 
 

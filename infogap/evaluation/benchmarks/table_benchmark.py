@@ -117,6 +117,12 @@ class TableBenchmark(Benchmark):
     def question(self, record: Record, key: str, headings: Headings, picture: Picture) -> Question:
         """The row as a question.
 
+        Args:
+            record: the row, not interpreted.
+            key: its id.
+            headings: what it is filed under.
+            picture: its image.
+
         Raises:
             RowError: if it makes none.
             SampleError: likewise.
