@@ -86,6 +86,35 @@ def tables(report: Report) -> str:
     return "\n\n".join((_replacements(report), _probes(report), _boxes(report), _costs(report)))
 
 
+def headline(report: Report) -> str:
+    """The table that says the most: accuracy without the tool, with the crop and without what it shows, and boxes.
+
+    All at the selected view, but for the control, which never saw another than the full view, and is given at both.
+    """
+    lines = [
+        "| policy | view | no tool | **own crop** | noise instead | crop dependence | IoU | crop area |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (name, view), label in PROBED.items():
+        found = _view(report, name, view)
+        arms, probes = found["arms"], found["probes"]
+        cells = [_percent(arms[arm]["accuracy"]) for arm in ("no_tool", "own", "noise")]
+        cells += [_percent(probes["crop_dependence"]), _written(arms["own"]["iou"], 1.0, 2, interval=False)]
+        cells += [_written(arms["own"]["area_ratio"], 100.0, 1, interval=False) + " %"]
+        shown = "full" if view == "1024" else view
+        lines.append(f"| {label.partition(',')[0]} | {shown} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page(report: Report) -> str:
+    """All tables, as a page of their own."""
+    scenes = f"{report['rows']} held-out needle scenes, {len(report['seeds'])} seeds of training"
+    heading = (
+        f"# Results on needle scenes\n\nMade by `data_scripts/reproduce_needle.py`: {scenes}; {report['machine']}."
+    )
+    return f"{heading} Means with 95 % intervals (bootstrap over\nscenes).\n\n{tables(report)}\n"
+
+
 def _replacements(report: Report) -> str:
     columns = ("no_tool", "own", "gt", "noise", "random", "other")
     lines = [

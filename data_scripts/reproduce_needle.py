@@ -22,7 +22,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from needle_report import put_into, read_costs, read_report, tables, write_plots
+from needle_report import headline, page, put_into, read_costs, read_report, tables, write_plots
 
 from infogap.cli import main
 
@@ -117,6 +117,7 @@ def reproduce(args: argparse.Namespace) -> dict[str, object]:
     }
     args.results.mkdir(parents=True, exist_ok=True)
     (args.results / "needle.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    (args.results / "needle.md").write_text(page(report))
     write_plots(policies, args.results)
     return report
 
@@ -131,10 +132,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--out", type=Path, default=Path("runs/needle"), help="folder for shards, checkpoints and logs")
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results", help="folder for the report and plots")
-    parser.add_argument("--readme", type=Path, default=None, help="page whose tables are replaced as well")
+    parser.add_argument("--readme", type=Path, default=None, help="page whose table is replaced as well")
     parser.add_argument("--quick", action="store_true", help="the first seed, a few steps a stage and two views")
     arguments = parser.parse_args()
-    made = tables(reproduce(arguments))
-    print(made)
+    made = reproduce(arguments)
+    print(tables(made))
     if arguments.readme is not None:
-        arguments.readme.write_text(put_into(arguments.readme.read_text(), made))
+        arguments.readme.write_text(put_into(arguments.readme.read_text(), headline(made)))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -60,6 +62,29 @@ def check_command(command: str, known: Iterable[str], prog: str) -> None:
         raise CommandError(
             f"There is no command `{prog} {command}`: did you mean {suggestion!r}? All are {', '.join(names)}."
         )
+
+
+def check_output(flag: str, path: Path, inputs: Iterable[tuple[str, Path]]) -> None:
+    """See, before any work, that a file can be written and is none of those that are read.
+
+    Args:
+        flag: the flag that names it.
+        path: the file.
+        inputs: what is read, each with what to call it.
+
+    Raises:
+        CommandError: if not.
+    """
+    folder = path.parent
+    for name, read in inputs:
+        if path.exists() and read.exists() and path.samefile(read):
+            raise CommandError(f"{flag} {str(path)!r} is {name} itself: give another path.")
+    if path.is_dir():
+        raise CommandError(f"{flag} {str(path)!r} is a folder: give the path of a file in it.")
+    if not folder.is_dir():
+        raise CommandError(f"{flag} {str(path)!r} is in a folder that does not exist: make {str(folder)!r}.")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise CommandError(f"{flag} {str(path)!r} cannot be written: give a path in a folder of your own.")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

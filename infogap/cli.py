@@ -6,11 +6,14 @@ What a command needs is imported when it is called, since Lightning alone takes 
 from __future__ import annotations
 
 import importlib
+import io
 import logging
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,8 +58,25 @@ def main(args: Any = None) -> None:
     Args:
         args: arguments instead of those of the process, for use from Python.
     """
-    with short_errors() if args is None else nullcontext():
-        _run(sys.argv[1:] if args is None else args)
+    if args is not None:
+        _run(args)
+        return
+    for stream in (sys.stdout, sys.stderr):  # what a terminal has no letter for is written as an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with short_errors(), quiet_end():
+        _run(sys.argv[1:])
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Whoever reads the output may stop, as ``head`` does: that ends the program without a word, as others end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes once more at its end
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager
@@ -76,7 +96,7 @@ def _run(args: Any) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     words = args if isinstance(args, list) else []
     command = words[0] if words else ""
-    if command in ("-h", "--help"):
+    if command in ("-h", "--help") or args == []:
         print(OVERVIEW)
     elif command in MODULES:
         importlib.import_module(MODULES[command]).main(words[1:])

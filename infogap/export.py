@@ -130,7 +130,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="the model folder that the run was trained from")
     parser.add_argument("--adapter", action="store_true", help="write the adapters alone instead of merging them")
-    parser.add_argument("--dtype", choices=("bfloat16", "float32"), help="default: as the policy, adapters in float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("bfloat16", "float32"),
+        help="type of the weights; default: as the policy, adapters in float32",
+    )
     chosen = parser.parse_args(arguments)
     print(export(chosen.checkpoint, chosen.out, chosen.base, adapter=chosen.adapter, dtype=chosen.dtype))
 

@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, Final, cast
 
 import transformers
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.cli import ArgsType, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.core import LightningDataModule, LightningModule
 
-import infogap.callbacks  # noqa: F401  # imported, a callback can be named in YAML by its class name alone
-from infogap.callbacks.checkpoint_files import FOLDER, is_complete, newest_checkpoint, requeued_checkpoint
+# imported, a callback or a strategy can be named in YAML by its class name alone
+from infogap.callbacks import (
+    CropDependence,
+    EpisodeLogger,
+    GroundingStage,
+    RankWatch,
+    RewardProgressBar,
+    RunCheckpoint,
+)
+from infogap.callbacks.checkpoint_files import requeued_checkpoint
 from infogap.data.datamodule import ShardDataModule, ShardSource
 from infogap.data.reader import is_remote, load_manifest_beside
 from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
 from infogap.grpo.module import GRPOModule
-from infogap.grpo.strategy import check_strategy
-from infogap.parser import InfogapParser
+from infogap.grpo.strategy import ReplicatedStrategy, ShardedStrategy, check_strategy
+from infogap.parser import ShortParser
+from infogap.parser.fields import first_sentence
+from infogap.parser.files import ConfigError, check_files
+from infogap.policy.checkpoint_folder import FOLDER, is_complete, newest_checkpoint
 from infogap.resolution import ResolutionConfig, ensure_manifest
 from infogap.rollout import RolloutConfig, ViewConfig
 
@@ -35,6 +49,24 @@ QUIET = (
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the numbers are those of all ranks already
 )
 
+COMMENTED: Final = "--print_config=comments"
+
+DESCRIPTIONS: Final = {
+    "fit": "Train a policy to crop; the newest configuration file wins, and options win over files.\n"
+    "  infogap fit --config configs/stage1.yaml --model.optim.lr 1e-4 --trainer.limit_train_batches 100",
+    "validate": "Play greedy episodes on the validation shards with a checkpoint of a run.\n"
+    "  infogap validate --config configs/stage1.yaml --ckpt_path runs/stage1/checkpoints",
+    "test": "Evaluate a policy on a benchmark, with probes of whether it uses what its crops show.\n"
+    "  infogap test --config configs/eval/vstar.yaml --model.init_from runs/stage1/checkpoints --data.root PATH",
+}
+"""What each command does, and an example."""
+
+CALLBACKS: Final = (EpisodeLogger, CropDependence, GroundingStage, RewardProgressBar, RunCheckpoint, RankWatch)
+
+
+class InfogapParser(ShortParser, LightningArgumentParser):
+    """Lightning's parser with short errors and a help page of our own."""
+
 
 class InfogapCLI(LightningCLI):
     """The command line of one module class and one datamodule class."""
@@ -42,11 +74,42 @@ class InfogapCLI(LightningCLI):
     seeds: tuple[str, ...] = ()
     """Fields that ``seed_everything`` sets."""
 
+    classes: Mapping[str, tuple[type, ...]] = MappingProxyType({})
+    """Classes of ours that a field may hold, by its name."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """A parser that knows which classes there are."""
+        parser = super().init_parser(**kwargs)
+        if isinstance(parser, InfogapParser):
+            parser.classes = self.classes
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse; comments in a printed configuration are ours, since jsonargparse's need another package."""
+        check_files(args if isinstance(args, list) else [])
+        if isinstance(args, list) and COMMENTED in args:
+            for each in self._subcommand_parsers.values():
+                cast(InfogapParser, each).comment_dumps()
+            args = ["--print_config" if word == COMMENTED else word for word in args]
+        super().parse_arguments(parser, args)
+
     def add_arguments_to_parser(self, parser: object) -> None:
         """The ladder of resolution selection, which belongs to neither class, and one seed for everything random."""
         parser.add_class_arguments(ResolutionConfig, "resolution")  # type: ignore[attr-defined]
         for seed in self.seeds:
             parser.link_arguments("seed_everything", seed, compute_fn=int)  # type: ignore[attr-defined]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer.
+
+        Raises:
+            ConfigError: for what Lightning refuses, such as a strategy that does not exist.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            reason = first_sentence(" ".join(str(error).split()))
+            raise ConfigError(f"trainer: {reason} See `infogap {self.subcommand} --trainer.help`.") from error
 
     @property
     def _resolution(self) -> ResolutionConfig:
@@ -58,6 +121,19 @@ class TrainingCLI(InfogapCLI):
     """``fit`` and ``validate``."""
 
     seeds = ("model.seed", "data.seed")
+    classes = MappingProxyType(
+        {
+            "trainer.callbacks": (
+                EpisodeLogger,
+                CropDependence,
+                GroundingStage,
+                RewardProgressBar,
+                RunCheckpoint,
+                RankWatch,
+            ),
+            "trainer.strategy": (ReplicatedStrategy, ShardedStrategy),
+        }
+    )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -174,14 +250,19 @@ def run(args: ArgsType) -> None:
     Args:
         args: the words of the command line, or what stands for them in Python; the first is the command.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    for message in QUIET:
-        warnings.filterwarnings("ignore", message=message)
+    quieten()
     if isinstance(args, list) and args[:1] == ["test"]:
         _start(EvaluationCLI, EvaluationModule, BenchmarkDataModule, args, None)
     else:
         _start(TrainingCLI, GRPOModule, ShardDataModule, args, SaveConfigCallback)
+
+
+def quieten() -> None:
+    """Leave out what other packages say of themselves."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    for message in QUIET:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def _start(
@@ -200,6 +281,7 @@ def _start(
         save_config_callback=save,
         save_config_kwargs={"overwrite": True},
         parser_class=InfogapParser,
+        parser_kwargs={name: {"description": DESCRIPTIONS[name]} for name in cli.subcommands()},
     )
 
 

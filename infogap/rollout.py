@@ -36,8 +36,12 @@ class ViewConfig:
     Args:
         mode: "selected": the budget that resolution selection found for the sample (LFPC section 3); "budget": the same
             budget for all; "none": no image, which measures what text alone gives away.
-        budget: most visual tokens of a view in mode "budget"; views are never enlarged.
-        min_tokens: fewest visual tokens of a view.
+        budget: most visual tokens of a view in mode "budget"; views are never enlarged. LFPC section 6 evaluates at
+            1024.
+        min_tokens: fewest visual tokens of a view. Ours.
+
+    Raises:
+        ValueError: if not 1 <= min_tokens <= budget.
     """
 
     mode: Literal["selected", "budget", "none"] = "selected"
@@ -73,7 +77,10 @@ class CropConfig:
 
     Args:
         max_tokens: most visual tokens of a crop. LFPC: not published.
-        min_tokens: fewest; smaller regions are enlarged.
+        min_tokens: fewest; smaller regions are enlarged. Ours.
+
+    Raises:
+        ValueError: if not 1 <= min_tokens <= max_tokens.
     """
 
     max_tokens: int = 1024
@@ -99,6 +106,9 @@ class RolloutConfig:
         sampling: how tokens are drawn.
         cache_gib: GiB for the keys and values of the episodes that are played together; null takes 70 % of what is
             free. Groups that do not fit are played in further waves: the episodes are the same, in a longer time.
+
+    Raises:
+        ValueError: if a group is empty, or there is no memory.
     """
 
     group_size: int = 16

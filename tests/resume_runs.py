@@ -19,8 +19,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from infogap.callbacks.checkpoint_files import DirectCheckpointIO, has_checkpoint, newest_checkpoint
+from infogap.callbacks.checkpoint_files import DirectCheckpointIO
 from infogap.cli import main
+from infogap.policy.checkpoint_folder import has_checkpoint, newest_checkpoint
 
 STAGE_1 = Path(__file__).resolve().parents[1] / "configs" / "stage1.yaml"
 CONTEXT = multiprocessing.get_context("forkserver")

@@ -52,7 +52,6 @@ MAY_IMPORT_LIGHTNING = (
     "evaluation/module.py",
     "callbacks/",
     "lightning_cli.py",
-    "parser.py",
 )
 MAY_NOT_IMPORT_TORCH = ("__init__.py", "types.py", "geometry.py", "episode/")
 STANDARD_LIBRARY_ONLY = ("__init__.py", "arguments.py", "types.py", "geometry.py")

@@ -263,14 +263,20 @@ def test_a_mistake_costs_the_program_one_line(
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("--model.rollout.group_sise=4", "There is no field model.rollout.group_sise: did you mean group_size?"),
-        ("--modle.seed=4", "There is no option --modle.seed: did you mean --model."),
+        (
+            "--model.rollout.group_sise=4",
+            "There is no field model.rollout.group_sise: did you mean model.rollout.group_size?",
+        ),
+        ("--modle.init_from=4", "There is no option --modle.init_from: did you mean --model.init_from?"),
         ("--model.optim.lr=-1", "optim.lr is -1.0: give a positive number."),
-        ("--model.optim.lr=fast", "model.optim: lr: Expected a float. Got value: fast"),
-        ("--model.algorithm.scale_rewards=banana", "Got value: banana"),
+        ("--model.optim.lr=fast", "model.optim.lr is 'fast': give a number."),
+        (
+            "--model.algorithm.scale_rewards=banana",
+            "model.algorithm.scale_rewards is 'banana': give one of group, batch, none.",
+        ),
         ("--model.rollout.view.budget=0", "view.budget 0"),
-        ("--trainer.callbacks=[EpisodeLoger]", "trainer.callbacks: Expected a dot import path string: EpisodeLoger"),
-        ("--config=/nowhere.yaml", "File does not exist: '/nowhere.yaml'"),
+        ("--trainer.callbacks=[EpisodeLoger]", "there is no class EpisodeLoger: did you mean EpisodeLogger?"),
+        ("--config=/nowhere.yaml", "there is no file /nowhere.yaml: correct its path."),
     ],
 )
 def test_the_parser_names_the_key_and_stops(

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from infogap.callbacks.checkpoint_files import FOLDER, RESULT
 from infogap.callbacks.grounding_stage import GroundingStage
 from infogap.data.datamodule import ShardDataModule
 from infogap.episode.protocol import Protocol, ProtocolConfig
@@ -21,6 +20,7 @@ from infogap.geometry import Frame
 from infogap.grpo.module import GRPOModule
 from infogap.grpo.strategy import ReplicatedStrategy, ShardedStrategy
 from infogap.lightning_cli import EvaluationCLI, TrainingCLI
+from infogap.policy.checkpoint_folder import FOLDER, RESULT
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 FULL = sorted(CONFIGS.glob("*.yaml"))
@@ -136,8 +136,16 @@ def test_the_large_model_is_trained_in_the_published_setting() -> None:
     assert model.algorithm.row_tokens == 16384
     assert cli.trainer.limit_train_batches == 80
     assert data.needle is None
-    assert model.protocol.config.require_think
-    assert model.protocol.config.frame is Frame.VIEW_PIXELS
+
+
+@pytest.mark.parametrize("stage", ["stage1", "control", "stage2"])
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_no_text_of_the_small_policy_is_left_in_a_large_ones_prompt(stage: str, size: str) -> None:
+    """A file that is read on top of another one changes only what it names."""
+    overlays = (CONFIGS / f"{stage}.yaml", CONFIGS / "model" / f"qwen2_5_vl_{size}.yaml")
+    config = read(*overlays, more=["--model.init_from=null"]).model.protocol.config
+    assert config == ProtocolConfig(require_think=True)
+    assert config.frame is Frame.VIEW_PIXELS
 
 
 @pytest.mark.parametrize("path", FULL, ids=name)

@@ -119,13 +119,14 @@ def test_a_small_policy_can_be_trained_from_scratch(tmp_path: Path) -> None:
     assert Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path).config.text_config.hidden_size == 64
 
 
-def test_the_tables_of_the_readme_are_those_of_the_results() -> None:
-    from needle_report import put_into, tables
+def test_the_tables_of_the_readme_and_the_results_page_are_those_of_the_results() -> None:
+    from needle_report import headline, page, put_into
 
-    page = (SCRIPTS.parent / "README.md").read_text()
+    readme = (SCRIPTS.parent / "README.md").read_text()
     report = json.loads((SCRIPTS.parent / "docs/results/needle.json").read_text())
     assert len(report["seeds"]) == 3
-    assert put_into(page, tables(report)) == page
+    assert put_into(readme, headline(report)) == readme
+    assert page(report) == (SCRIPTS.parent / "docs/results/needle.md").read_text()
 
 
 def test_the_results_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,17 @@ The image is 1000 x 500. B_1 = (100, 100, 200, 150) has 100 * 50 = 5000 pixels, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from infogap.data.sample import Sample
+from infogap.episode.extra_reward import ExtraReward
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.episode.rewards import (
     AccuracyReward,
@@ -273,3 +276,86 @@ def test_weights_must_be_finite() -> None:
         RewardSet([(ToolReward(), float("inf"))])
     with pytest.raises(ValueError, match="reward tool is inf"):
         RewardSet([(ToolReward(), 1.0)]).set_weight("tool", float("inf"))
+
+
+# --- rewards of one's own ---
+
+
+class Brevity(ExtraReward):
+    """Half a point for every turn that was not taken."""
+
+    name = "brevity"
+
+    def __call__(self, episode: Episode, sample: Sample) -> float:
+        return -0.5 * (len(episode.turns) - 1)
+
+
+class Scored(Brevity):
+    def __init__(self, score: object, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.score = score
+
+    def __call__(self, episode: Episode, sample: Sample) -> float:
+        return self.score  # type: ignore[return-value]
+
+
+def with_extra(*extra: ExtraReward) -> RewardSet:
+    return RewardSet.from_config(RewardConfig(extra=list(extra)), Protocol(ProtocolConfig()))
+
+
+def test_an_extra_reward_is_one_more_column(make_sample: MakeSample) -> None:
+    rewards = with_extra(Brevity(weight=0.1))
+    assert rewards.names == ("accuracy", "format", "tool", "grounding", "brevity")
+    assert rewards.weights == [0.8, 0.2, 1.2, 0.0, 0.1]
+    scores = rewards.score(played(CALL, "<answer>3</answer>", crops=(B_1,), answer="3"), make_sample())
+    assert scores == [1.0, 0.0, 1.0, 0.0, -0.5]
+    assert rewards.total(scores) == pytest.approx(0.8 + 1.2 - 0.05)
+    rewards.set_weight("brevity", 2.0)
+    assert rewards.weights[-1] == 2.0
+
+
+def test_an_extra_reward_without_a_weight_weighs_one() -> None:
+    class Careless(Brevity):
+        def __init__(self) -> None:
+            pass
+
+    assert with_extra(Careless()).weights[-1] == with_extra(Brevity()).weights[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (None, "has no name: set its attribute `name`"),
+        ("", "has the name '', which cannot be part of a metric's key"),
+        ("crop area", "has the name 'crop area', which cannot be part of a metric's key"),
+        ("crop/area", "has the name 'crop/area', which cannot be"),
+        ("fläche", "which cannot be part of a metric's key"),
+        (3, "has the name 3, which cannot be"),
+        ("total", "has the name 'total', which another metric has"),
+        ("accuracy_std", "has the name 'accuracy_std', which another metric has"),
+        ("grounding_loss", "has the name 'grounding_loss', which another metric has"),
+        ("tool", "Two rewards are called tool"),
+    ],
+)
+def test_a_name_must_do_for_a_metric(name: object, message: str) -> None:
+    reward = Brevity()
+    reward.name = name  # type: ignore[assignment]
+    with pytest.raises(ValueError, match=message):
+        with_extra(reward)
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), None, "1", [1.0]])
+def test_a_score_that_is_no_number_is_refused(make_sample: MakeSample, score: object) -> None:
+    message = re.escape(f"The reward brevity of the sample 'here' is {score!r}, but must be a finite number: mend ")
+    with pytest.raises(ValueError, match=f"^{message}test_rewards.Scored"):
+        with_extra(Scored(score)).score(played("3"), make_sample("here"))
+
+
+@pytest.mark.parametrize("score", [True, 2, np.float32(0.5)])
+def test_any_real_number_is_a_score(make_sample: MakeSample, score: object) -> None:
+    assert with_extra(Scored(score)).score(played("3"), make_sample())[-1] == float(score)  # type: ignore[arg-type]
+
+
+def test_the_weight_of_an_extra_reward_is_finite() -> None:
+    with pytest.raises(ValueError, match="The weight of the reward brevity is nan, but must be a finite number"):
+        with_extra(Brevity(weight=float("nan")))

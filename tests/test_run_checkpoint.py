@@ -34,9 +34,7 @@ from infogap.callbacks.checkpoint_files import (
     DirectCheckpointIO,
     discard,
     give_name,
-    is_complete,
     keep_newest,
-    newest_checkpoint,
     point_to,
     requeued_checkpoint,
     shortage,
@@ -45,6 +43,7 @@ from infogap.callbacks.checkpoint_files import (
 )
 from infogap.callbacks.random_states import random_states, set_random_states
 from infogap.callbacks.run_checkpoint import RunCheckpoint
+from infogap.policy.checkpoint_folder import is_complete, newest_checkpoint
 
 CPU = torch.device("cpu")
 
@@ -313,6 +312,28 @@ def test_the_result_is_the_newest_unless_steps_were_written_after_it(tmp_path: P
     assert newest_checkpoint(tmp_path) == result
     other.unlink()
     assert newest_checkpoint(tmp_path) == result
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize(("after", "newest"), [(4, "step_00000006.ckpt"), (6, "last.ckpt"), (8, "last.ckpt")])
+def test_a_copied_run_goes_on_from_its_newest_step(tmp_path: Path, after: int, newest: str, sharded: bool) -> None:
+    """Copies that do not keep the times of files, nor links: the step was copied last."""
+    result, other = tmp_path / "last.ckpt", write(tmp_path / "step_00000006.ckpt")
+    if sharded:
+        write_sharded(result)
+    torch.save({"infogap": {"rollout_step": after}}, result / "meta.pt" if sharded else result)
+    for path in (result, other):
+        os.utime(path, (5, 5))
+    if after != 6:
+        os.utime(result, (1, 1) if newest == "last.ckpt" else (9, 9))
+    assert newest_checkpoint(tmp_path).name == newest
+
+
+def test_the_result_of_an_earlier_run_is_not_gone_on_from(tmp_path: Path) -> None:
+    torch.save({"infogap": {"rollout_step": 300}}, tmp_path / "last.ckpt")
+    os.utime(tmp_path / "last.ckpt", (1, 1))
+    point_to(write(tmp_path / "step_00000025.ckpt"))
+    assert newest_checkpoint(tmp_path).name == "step_00000025.ckpt"
 
 
 def test_a_folder_without_checkpoints_is_refused(tmp_path: Path) -> None:

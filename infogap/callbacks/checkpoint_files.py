@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -23,19 +21,12 @@ from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor
 
-from infogap.policy.checkpoint import LIST_NAME, REST_NAME
+from infogap.policy.checkpoint_folder import NEWEST, by_step, has_checkpoint, newest_checkpoint
 
 logger = logging.getLogger(__name__)
 
-FOLDER: Final = "checkpoints"
-RESULT: Final = "last.ckpt"
-NEWEST: Final = "resume.ckpt"
 PARTIAL: Final = ".partial"
 
-SHARDED_PARTS: Final = (LIST_NAME, REST_NAME)
-"""What a sharded checkpoint's folder has beside the shards, written after them."""
-
-_STEP_NAME: Final = re.compile(r"step_(\d+)\.ckpt")
 _MARGIN: Final = 1.01
 """Bytes of a checkpoint per byte of its tensors: names, progress and padding take a little."""
 
@@ -61,26 +52,6 @@ def step_name(rollout_step: int) -> str:
     return f"step_{rollout_step:08d}.ckpt"
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint in a folder, to go on from.
-
-    This is the one of the highest step, unless the run's result was written after it.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    steps = [path for path in _by_step(folder).values() if is_complete(path)]
-    result = folder / RESULT
-    if is_complete(result) and (not steps or result.stat().st_mtime_ns >= steps[-1].stat().st_mtime_ns):
-        return result
-    if not steps:
-        raise FileNotFoundError(
-            f"{str(folder)!r} holds no complete checkpoint: name the folder 'checkpoints' of a run, or start anew "
-            "without --ckpt_path."
-        )
-    return steps[-1]
-
-
 def requeued_checkpoint(folder: Path) -> Path | None:
     """The checkpoint to go on from if SLURM has started this job again; None in a first start, or without one."""
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or not has_checkpoint(folder):
@@ -88,21 +59,9 @@ def requeued_checkpoint(folder: Path) -> Path | None:
     return newest_checkpoint(folder)
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether there is a complete checkpoint in a folder."""
-    return any(is_complete(path) for path in (folder / RESULT, *_by_step(folder).values()))
-
-
-def is_complete(path: Path) -> bool:
-    """Whether a path is a whole checkpoint, as far as its outside shows: a file's end, a folder's last parts."""
-    if path.is_dir():
-        return all((path / part).is_file() for part in SHARDED_PARTS)
-    return zipfile.is_zipfile(path)
-
-
 def later_steps(folder: Path, rollout_step: int) -> list[Path]:
     """Checkpoints of steps after that one: of another run in the same folder, or of a future that is played again."""
-    return [path for step, path in _by_step(folder).items() if step > rollout_step]
+    return [path for step, path in by_step(folder).items() if step > rollout_step]
 
 
 def save(trainer: Trainer, partial: Path) -> BaseException | None:
@@ -159,7 +118,7 @@ def keep_newest(folder: Path, rollout_step: int, keep: int) -> None:
     """
     for path in later_steps(folder, rollout_step):
         discard(path)
-    for path in list(_by_step(folder).values())[:-keep]:
+    for path in list(by_step(folder).values())[:-keep]:
         discard(path)
 
 
@@ -222,12 +181,6 @@ def writing_failed(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and "PytorchStreamWriter" in str(error):
         return "a write to it was cut short"
     return None
-
-
-def _by_step(folder: Path) -> dict[int, Path]:
-    """Checkpoints that are named by their step, in the order of the steps."""
-    names = ((_STEP_NAME.fullmatch(path.name), path) for path in folder.glob("step_*.ckpt"))
-    return dict(sorted((int(name[1]), path) for name, path in names if name is not None))
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

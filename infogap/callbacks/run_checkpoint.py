@@ -13,17 +13,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 
 from infogap.callbacks.checkpoint_files import (
-    FOLDER,
     PARTIAL,
-    RESULT,
     CheckpointError,
     discard,
     give_name,
-    has_checkpoint,
     is_sharded,
     keep_newest,
     later_steps,
-    newest_checkpoint,
     point_to,
     remove_partial,
     save,
@@ -34,6 +30,7 @@ from infogap.callbacks.checkpoint_files import (
 )
 from infogap.callbacks.random_states import RandomStates, gather_random_states, set_random_states
 from infogap.callbacks.stop_signals import TERMINATED, StopSignals, requeue_job
+from infogap.policy.checkpoint_folder import FOLDER, RESULT, has_checkpoint, newest_checkpoint
 
 if TYPE_CHECKING:
     from infogap.grpo.module import GRPOModule

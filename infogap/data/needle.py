@@ -45,9 +45,12 @@ class NeedleConfig:
         glyph_height: smallest and largest height of the font's digits.
         sign_scale: side of a sign over the font size, smallest and largest.
         panel_scale: side of the panel over the side of its sign, smallest and largest.
-        clutter: number of grey shapes and grey digits per 100,000 pixels.
+        clutter: number of grey shapes and grey digits per 100,000 pixels. Ours.
         question: ``attribute`` needs one sign, ``relation`` compares two and needs two crops.
-        jpeg_quality: quality of the stored JPEG.
+        jpeg_quality: quality of the stored JPEG. Ours.
+
+    Raises:
+        ValueError: if a value is out of its range, or no canvas can hold a panel.
     """
 
     sides: tuple[int, ...] = (448,)

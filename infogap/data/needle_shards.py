@@ -24,8 +24,8 @@ class NeedleShardConfig:
 
     Args:
         scenes: what the scenes look like.
-        count: training samples.
-        val_count: validation samples.
+        count: training samples. Ours.
+        val_count: validation samples. Ours.
         seed: series of the training scenes; the validation scenes are the series after it.
     """
 

@@ -70,11 +70,11 @@ class CacheConfig:
         folder: for the copies; null for `infogap/shards` in the user's cache folder. Give every machine a disk of its
             own.
         limit_gib: largest size of all copies in GiB; the ones that were used the longest ago make room. Default: what
-            training sets of some ten thousand photographs need.
-        attempts: times that a file is asked for before the run ends. Default: with the waits, three minutes.
+            training sets of some ten thousand photographs need. Ours.
+        attempts: times that a file is asked for before the run ends. Default: with the waits, three minutes. Ours.
         first_wait: seconds before the second attempt, doubled before each further one and spread by chance, so that
-            many processes do not come back at once.
-        timeout: seconds without a byte after which an attempt has failed.
+            many processes do not come back at once. Ours.
+        timeout: seconds without a byte after which an attempt has failed. Ours.
 
     Raises:
         ValueError: if a number is out of range.

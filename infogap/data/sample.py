@@ -36,7 +36,7 @@ class Sample:
         metadata: whatever else the dataset says, as JSON values.
 
     Raises:
-        SampleError: if a text is empty or holds chat markup, the options lack the answer, or the evidence is not
+        SampleError: if a text is empty, or holds chat markup or half a character, the options lack the answer, or the evidence is not
             nested or not inside the image.
     """
 
@@ -80,6 +80,9 @@ class Sample:
             self._refuse(f"has an empty {name}: fill it in, or drop the sample")
         if CHAT_MARKUP in text:
             self._refuse(f"has {CHAT_MARKUP!r} in its {name}, which would be read as chat markup: take it out")
+
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            self._refuse(f"has half a character (a lone surrogate) in its {name}, which is no text: take it out")
 
     def _check_chain(self, index: int, chain: NestedBoxes) -> None:
         if not chain:

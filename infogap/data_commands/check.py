@@ -43,7 +43,7 @@ class CheckConfig:
         seed: which samples are drawn, and which are shown.
         checksums: compute the SHA-256 of every shard, which reads all of it.
         decode: decode every image that is looked at.
-        limit: lines of the table of problems.
+        limit: lines of the table of problems. Ours.
     """
 
     sample: int | None = None
@@ -180,7 +180,9 @@ def _make_parser() -> CommandParser:
     boolean = argparse.BooleanOptionalAction
     parser.add_argument("--checksums", action=boolean, help="compute SHA-256 of the shards; default: without --sample")
     parser.add_argument("--decode", action=boolean, default=True, help="decode the images; default: yes")
-    parser.add_argument("--sheet", type=Path, metavar="FILE.png", help="default: SHARDS/contact_sheet.png")
+    parser.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="where the contact sheet goes; default: SHARDS/contact_sheet.png"
+    )
     parser.add_argument(
         "--limit-problems", type=int, default=50, metavar="N", help="lines of the table of problems; default: 50"
     )

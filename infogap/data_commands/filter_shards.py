@@ -209,7 +209,7 @@ def _make_parser() -> CommandParser:
     add("out", type=Path, metavar="OUT", help="the folder to write; must hold no shards")
     add("--min-side", type=int, default=MIN_SIDE, metavar="N", help=f"shortest side of an image; default: {MIN_SIDE}")
     add("--drop-unanswerable", action="store_true", help="drop sentences, formulas and lists of numbers as answers")
-    add("--box-sanity", action="store_true", help="drop boxes too small to see, over half of the image, or all of it")
+    add("--box-sanity", action="store_true", help="drop boxes too small to see, or over half of the image, or all of it")
     add(
         "--against",
         nargs="+",
@@ -226,12 +226,14 @@ def _make_parser() -> CommandParser:
         metavar="TOKENS",
         help="drop what the policy answers right in one of these views; without a number: in the selected view",
     )
+    add("--manifest", type=Path, help="resolution manifest with the policy's answers; default: the one beside SHARDS")
     add(
-        "--manifest",
-        type=Path,
-        help="resolution manifest with the policy's answers; default: the one beside SHARDS",
+        "--samples-per-shard",
+        type=int,
+        default=SAMPLES_PER_SHARD,
+        metavar="N",
+        help=f"most samples of a shard; default: {SAMPLES_PER_SHARD}",
     )
-    add("--samples-per-shard", type=int, default=SAMPLES_PER_SHARD, metavar="N", help=f"default: {SAMPLES_PER_SHARD}")
     return parser
 
 

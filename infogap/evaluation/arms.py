@@ -40,7 +40,7 @@ class PlayConfig:
             instruction included: for arms without the tool nothing else, and what is written is the answer, with or
             without tags; for the others in the place of the question.
         information_gain: also measure log P(right answer) with and without the first own crop; needs "own".
-        min_view_tokens: fewest visual tokens of a view; smaller images are enlarged.
+        min_view_tokens: fewest visual tokens of a view; smaller images are enlarged. Ours.
         crop: how large crops are shown.
         limits: where an episode ends.
         sampling: how tokens are drawn; greedy by default.

@@ -54,13 +54,13 @@ class JudgeConfig:
         base_url: address of the endpoint up to and including its version, such as http://127.0.0.1:8000/v1.
         model: name of the model there.
         api_key_variable: name of the environment variable that holds the key; null: no key is sent.
-        timeout_s: seconds that a connection, or the next part of a reply, may take.
-        retries: how often a question is asked again after a time-out, a refused connection or an HTTP error.
+        timeout_s: seconds that a connection, or the next part of a reply, may take. Ours.
+        retries: how often a question is asked again after a time-out, a refused connection or an HTTP error. Ours.
         first_wait_s: seconds before the first retry, doubled for each further one. A longer wait that the server asks
-            for (Retry-After) is kept.
-        concurrency: how many questions are asked at once.
+            for (Retry-After) is kept. Ours.
+        concurrency: how many questions are asked at once. Ours.
         cache: file of verdicts, a JSON object a line. A question that is in it is not asked again.
-        max_tokens: most tokens of a reply; a judge that reasons before its verdict needs many.
+        max_tokens: most tokens of a reply; a judge that reasons before its verdict needs many. Ours.
 
     Raises:
         ValueError: if a value cannot be used.

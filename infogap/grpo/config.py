@@ -24,7 +24,10 @@ class AlgorithmConfig:
         updates_per_rollout: optimiser steps on the same episodes; above 1 the loss compares with the policy before.
         mask_truncated: leave episodes that ran out of tokens out of the loss (DAPO's overlong masking).
         row_tokens: most tokens of a packed row, that is of one forward and backward pass; a larger group is cut into
-            several rows, each with the prompt and some of the episodes.
+            several rows, each with the prompt and some of the episodes. Ours.
+
+    Raises:
+        ValueError: if a value means nothing.
     """
 
     loss: LossConfig = field(default_factory=LossConfig)
@@ -54,7 +57,10 @@ class OptimConfig:
         warmup_updates: updates over which the rate rises from 0.
         schedule: after that the rate stays ("constant", our reading of LFPC section 5, which gives one number), or
             falls evenly and would be 0 one update after the run's last ("linear").
-        max_grad_norm: gradients are scaled down to this norm.
+        max_grad_norm: gradients are scaled down to this norm. Not published; ours.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     lr: float = 1e-6

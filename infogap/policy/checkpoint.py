@@ -99,6 +99,16 @@ def read_run_checkpoint(path: Path) -> Checkpoint:
     return checkpoint
 
 
+def read_rollout_step(path: Path) -> int | None:
+    """After how many rollout steps a checkpoint was written, without its weights; None if that cannot be read."""
+    try:
+        about = _load(path / REST_NAME if path.is_dir() else path).get("infogap")
+    except PolicyError:
+        return None
+    step = about.get("rollout_step") if isinstance(about, dict) else None
+    return step if isinstance(step, int) else None
+
+
 def _load(path: Path) -> dict[str, Any]:
     with loading(path):
         # mapped, a weight is read from the disk when it is copied, and the optimiser's state never

@@ -18,6 +18,9 @@ class SamplingConfig:
         temperature: divides the logits; 0 takes the most likely token. LFPC: not published, 1.0 as DeepEyes.
         top_p: draw from the smallest set of tokens with this probability; 1.0 draws from all. Log-probabilities are
             those before top-p, as in TRL.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     temperature: float = 1.0

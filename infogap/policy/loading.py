@@ -28,8 +28,8 @@ class LoraConfig:
     """Low-rank adapters instead of full training (``peft``).
 
     Args:
-        rank: rank of the adapters.
-        alpha: scale of the adapters; the update is multiplied by ``alpha / rank``.
+        rank: rank of the adapters. Not published; ours.
+        alpha: scale of the adapters; the update is multiplied by ``alpha / rank``. Not published; ours.
         dropout: dropout before the adapters; 0 keeps sampled and trained log-probabilities equal.
         target_modules: names of the language model's linear layers that get an adapter. In the vision tower it is all
             of them or none, see ``PolicyConfig.vision_tower``.

@@ -23,7 +23,7 @@ class ResolutionConfig:
         samples: answers a level. Not published; default 1, the greedy one; of several the majority counts, and among
             equals the one that came first.
         temperature: of sampling, where there are several answers. Not published; default as in training.
-        batch_size: samples that are in memory and answered together.
+        batch_size: samples that are in memory and answered together. Ours.
         require_correct: mark samples that are answered wrong on the original instead of selecting a view. Samples that
             are not answered at all are always marked.
         seed: seed of sampling.
@@ -33,6 +33,9 @@ class ResolutionConfig:
             Default by measurement, see docs/resolution.md.
         keep_answers: write the answers into the manifest, and which of them are right.
         ask_without_image: also ask with the text alone, so that samples can be filtered that need no image.
+
+    Raises:
+        ValueError: if a value is out of its range.
     """
 
     ladder: tuple[int, ...] = (16384, 8192, 4096, 2048, 1024, 512, 256, 128)

@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from resume_runs import Run, differences, kill, outcome, wait_for
 
-from infogap.callbacks.checkpoint_files import has_checkpoint, newest_checkpoint
+from infogap.policy.checkpoint_folder import has_checkpoint, newest_checkpoint
 
 
 def trial(whole: dict[str, Any], run: Run, kill_step: int, share: float, step_seconds: float) -> dict[str, Any]:

@@ -37,7 +37,7 @@ class ConvertConfig:
         shard_bytes: largest size of a shard. Default: 512 MiB, 128 images of 4 MB, which is a JPEG of 8K: a kill costs
             the seconds that such a shard takes, and a reader over a network that opens one shard waits for no more.
         samples_per_shard: most samples of a shard. Default: 128, so that the smallest of the published sets, of 4,000
-            samples, gives 32 shards: one for each of 4 readers on 8 GPUs. Larger sets have hundreds.
+            samples, gives 32 shards: one for each of 4 readers on 8 GPUs. Larger sets have hundreds. Ours.
         max_side: scale images down whose longer side has more pixels, and store them as JPEG. A JPEG is decoded at the
             smallest of the scales 1, 1/2, 1/4, 1/8 that will do, other images whole, at 4 bytes a pixel of what is
             decoded and of the result. Measured with 196 million pixels: to 4096 the process takes 0.33 GB for a JPEG,
