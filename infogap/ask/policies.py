@@ -11,6 +11,7 @@ import torch
 
 from infogap.ask.settings import Settings, default_settings, needle_settings, read_settings, settings_beside
 from infogap.policy.checkpoint import Checkpoint, is_directory_checkpoint, read_run_checkpoint
+from infogap.policy.checkpoint_folder import FOLDER, has_checkpoint, newest_checkpoint
 from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig, check_folder, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.vocabulary import PolicyError
@@ -85,8 +86,6 @@ def find_policy(word: str, base: Path | None, dtype: Dtype | None, settings: Pat
 
 def _newest(folder: Path) -> Path:
     """The newest checkpoint of a run."""
-    from infogap.callbacks.checkpoint_files import FOLDER, has_checkpoint, newest_checkpoint  # imports Lightning
-
     for place in (folder / FOLDER, folder):
         if has_checkpoint(place):
             return newest_checkpoint(place)
