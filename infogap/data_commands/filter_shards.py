@@ -209,7 +209,7 @@ def _make_parser() -> CommandParser:
     add("out", type=Path, metavar="OUT", help="the folder to write; must hold no shards")
     add("--min-side", type=int, default=MIN_SIDE, metavar="N", help=f"shortest side of an image; default: {MIN_SIDE}")
     add("--drop-unanswerable", action="store_true", help="drop sentences, formulas and lists of numbers as answers")
-    add("--box-sanity", action="store_true", help="drop boxes too small to see, or over half of the image, or all of it")
+    add("--box-sanity", action="store_true", help="drop boxes that are tiny, over half of the image, or all of it")
     add(
         "--against",
         nargs="+",
