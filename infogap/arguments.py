@@ -76,14 +76,18 @@ def check_output(flag: str, path: Path, inputs: Iterable[tuple[str, Path]]) -> N
         CommandError: if not.
     """
     folder = path.parent
+    try:
+        taken = path.exists()
+    except OSError as error:
+        raise CommandError(f"{flag} {str(path)!r} cannot be written ({error.strerror}): give another path.") from error
     for name, read in inputs:
-        if path.exists() and read.exists() and path.samefile(read):
+        if taken and read.exists() and path.samefile(read):
             raise CommandError(f"{flag} {str(path)!r} is {name} itself: give another path.")
     if path.is_dir():
         raise CommandError(f"{flag} {str(path)!r} is a folder: give the path of a file in it.")
     if not folder.is_dir():
         raise CommandError(f"{flag} {str(path)!r} is in a folder that does not exist: make {str(folder)!r}.")
-    if not os.access(path if path.exists() else folder, os.W_OK):
+    if not os.access(path if taken else folder, os.W_OK):
         raise CommandError(f"{flag} {str(path)!r} cannot be written: give a path in a folder of your own.")
 
 

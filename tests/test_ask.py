@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -186,6 +187,7 @@ def test_two_policies_stand_side_by_side_or_one_below_the_other(
     written = [json.loads(line) for line in (folder / "episodes.jsonl").read_text().splitlines()]
     assert [each["policy"] for each in written] == list(names)
     records = read_records(folder / "episodes.jsonl")
+    assert [(record.group, record.episode) for record in records] == [(0, 0), (0, 1)]  # told apart by `infogap view`
     assert records[0].turns != records[1].turns
     played = [Played(name, "", record, 0.0, 0.0) for name, record in zip(names, records, strict=True)]
     alone = [draw([each], scene().image) for each in played]
@@ -360,6 +362,21 @@ def test_the_device_is_found_or_named() -> None:
     assert find_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     with pytest.raises(ValueError, match=r"--device 'gpu' cannot be used here \(.*\): give cpu, or cuda\."):
         find_device("gpu")
+
+
+def test_what_is_written_does_not_depend_on_who_reads(folder: Path) -> None:
+    """A reader that is gone ends the program quietly, and letters that a terminal has not become escapes."""
+    (folder / "scene.jpg").rename(folder / "sc\u00e8ne.jpg")
+    command = [sys.executable, "-m", "infogap.cli", "ask", "sc\u00e8ne.jpg", scene().question, "--out", "a.png"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as playing:
+        assert playing.stdout is not None
+        assert playing.stderr is not None
+        playing.stdout.close()
+        said = playing.stderr.read()
+    assert said == b""
+    assert playing.returncode in (1, 141)  # by rich, or by us
+    assert (folder / "a.png").exists()
 
 
 def test_the_program_asks_and_its_help_is_light(folder: Path) -> None:

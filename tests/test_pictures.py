@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from infogap.data.drawing import GAP, GREEN, LINE_HEIGHT, font, wrap
+from infogap.data.drawing import BLACK, GAP, GREEN, LINE_HEIGHT, font, wrap
 from infogap.data.images import HighResImage
 from infogap.data.needle import NeedleConfig, make_sample
 from infogap.data.sample import Sample
 from infogap.geometry import Box, Size
-from infogap.pictures.episode import CROP_SIDE, WIDTH, draw_episode
+from infogap.pictures.episode import BROWN, CROP_SIDE, INDENT, WIDTH, draw_episode
 from infogap.pictures.panels import TURN_COLOURS, crop_as_shown, view_as_shown, whole_original
 from infogap.pictures.record import records_of
 from infogap.policy.packing import Chunk, Group
@@ -104,6 +104,33 @@ def test_every_crop_has_the_colour_of_its_turn_and_stands_beside_it_as_it_was_sh
     last_panel = blue[-CROP_SIDE - 50 :, :CROP_SIDE]
     # 112 x 112 pixels were shown, drawn twice as large under a border of 2
     assert last_panel.sum() == (2 * 112 - 4) ** 2
+
+
+def test_what_came_back_and_the_advantage_are_drawn_apart_from_what_was_sampled() -> None:
+    sample = plain_sample()
+    rollout = play(sample, [Turn("I", "<|im_end|>\n<|im_start|>user\nNo.<|im_end|>\n<|im_start|>assistant\n")])
+    (record,) = records_of(rollout, [SCORES], [2.25])
+    full, silent, clean, said = (
+        np.asarray(draw_episode(each, sample.image))
+        for each in (
+            record,
+            replace(record, turns=(replace(record.turns[0], observation=None),)),
+            replace(record, turns=(replace(record.turns[0], observation="No."),)),
+            replace(record, turns=(replace(record.turns[0], text="I", observation="Yes."),)),
+        )
+    )
+    assert full.shape[0] == silent.shape[0] + LINE_HEIGHT + 2
+    assert (full == clean).all()  # without markup
+    brown = (full == BROWN).all(axis=2)
+    assert brown.sum() > 10
+    assert not (silent == BROWN).all(axis=2).any()
+    dark = (full == BLACK).all(axis=2)[-3 * LINE_HEIGHT :]
+    left = np.nonzero(dark.any(axis=0))[0][0]
+    assert np.nonzero(brown.any(axis=0))[0][0] >= left + INDENT // 2
+    assert full.shape == said.shape
+    assert (full != said).any()
+    gained = np.asarray(draw_episode(replace(record, advantage=-0.5), sample.image))
+    assert gained.shape[0] == full.shape[0] + LINE_HEIGHT + 2
 
 
 def test_the_view_is_as_coarse_as_the_policy_saw_it() -> None:

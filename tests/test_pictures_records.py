@@ -63,7 +63,7 @@ turns = st.builds(TurnRecord, texts, st.none() | texts, st.none() | boxes, st.no
 records = st.builds(
     EpisodeRecord,
     options=st.lists(texts, max_size=3).map(tuple),
-    evidence=st.lists(st.lists(boxes, max_size=3).map(tuple), max_size=2).map(tuple),
+    evidence=st.lists(st.lists(boxes, min_size=1, max_size=3).map(tuple), max_size=2).map(tuple),
     turns=st.lists(turns, max_size=3).map(tuple),
     rewards=st.dictionaries(texts, scores, max_size=3),
     **dict.fromkeys(("sample", "question"), texts),
@@ -128,6 +128,9 @@ BAD = {
     "turns": (changed(turns=[3]), "not subscriptable"),
     "rewards": (changed(rewards=[]), "no attribute 'items'"),
     "total": (changed(total="1"), "'1' is no number"),
+    "negative": (changed(rollout_step=-1), "rollout_step is -1 and below 0"),
+    "empty chain": (changed(evidence=[[]]), "a chain of its evidence has no box"),
+    "endless box": (changed(evidence=[[[1, 2, 3, 10**400]]]), "finite"),
     "deep": ("[" * 100_000 + "\n", "recursion"),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import io
 import json
 import os
@@ -169,7 +170,7 @@ def test_a_limit_keeps_whole_groups_spread_over_the_run(run: Path, capsys: pytes
     view(run, "--limit", 13)
     values = values_of(run / "episodes.html")
     assert [episode["name"] for episode in values["episodes"]] == [
-        f"{group}-{number}" for group in ("0-0-0", "1-0-0", "2-0-0") for number in range(4)
+        f"{group}-{number}" for group in ("0-0-0", "1-0-0", "2-0-1") for number in range(4)
     ]
     assert "12 episodes of 24 (--limit 0 shows all)" in capsys.readouterr().out
 
@@ -183,6 +184,7 @@ def test_thinning_out_keeps_as_many_groups_as_it_may(limit: int) -> None:
     assert all(groups.count(group) == sizes[int(group)] for group in groups)
     assert kept == [entry for entry in entries if entry in kept]
     assert len(kept) <= limit or limit == 0 or set(groups) == {"0"}
+    assert len(set(groups)) == 1 or {groups[0], groups[-1]} == {"0", "5"}
     assert (len(kept) == 24) == (limit == 0 or limit >= 24)
 
 
@@ -277,6 +279,15 @@ def test_a_crop_outside_its_image_has_no_picture(run: Path) -> None:
         (["run", "--steps", ":"], "--steps is ':': give FIRST:LAST"),
         (["run", "--steps", "7:9"], "run holds no episode of --steps 7:9: its steps are 0 to 2"),
         (["run", "--step", "7"], "no option --step: did you mean --steps"),
+        (["run", "--steps", "5:3"], "--steps is '5:3', whose first step is above its last: give 3:5"),
+        (["run", "--steps", "9" * 5000], "--steps is '999.*: give FIRST:LAST"),
+        (["run", "--out", "run/config.yaml"], r"--out 'run/config\.yaml' is no page: give a path that ends in \.html"),
+        (["run", "--out", "run/episodes/rank_0.jsonl"], "is no page: give"),
+        (["run", "--out", "run/config.yaml/page.html"], r"--out 'run/config\.yaml/page\.html' cannot be written \("),
+        (
+            ["run", "--out", f"{'a' * 300}.html"],
+            r"--out 'a+\.html' cannot be written \(File name too long\): give another",
+        ),
     ],
 )
 def test_mistakes_cost_a_sentence(
@@ -286,6 +297,77 @@ def test_mistakes_cost_a_sentence(
     with pytest.raises(CommandError, match=message):
         view(*words)
     assert not (run / "episodes.html").exists()
+
+
+def test_what_is_read_is_not_written_over(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = run / "episodes" / "rank_0.jsonl"
+    before = path.read_bytes()
+    other = run / "page.html"
+    other.hardlink_to(path)
+    monkeypatch.setattr("infogap.viewer.command._gather", lambda *_: 1 / 0)  # before any work
+    with pytest.raises(CommandError, match=r"--out '.*page\.html' is a file of episodes itself: give another path"):
+        view(run, "--out", other)
+    other.unlink()
+    other.mkdir()
+    with pytest.raises(CommandError, match=r"--out '.*page\.html' is a folder: give"):
+        view(run, "--out", other)
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_is_said_of_the_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("infogap.viewer.command.write_page", fail)
+    with pytest.raises(
+        CommandError, match=r"--out '.*run/episodes\.html' cannot be written \(No space left on device\)"
+    ):
+        view(run)
+    assert sorted(os.listdir(run)) == ["config.yaml", "episodes"]
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "1" + 400 * "0"])
+def test_a_number_that_is_none_has_no_value(run: Path, number: str) -> None:
+    path = run / "episodes" / "rank_0.jsonl"
+    values = json.loads(path.read_text().splitlines()[0])
+    values |= {"total": "@", "advantage": "@", "rewards": {"accuracy": "@"}}
+    path.write_text(json.dumps(values).replace('"@"', number) + "\n")
+    view(run)
+    (episode,) = values_of(run / "episodes.html")["episodes"]
+    assert (episode["total"], episode["advantage"], episode["rewards"]) == (None, None, {"accuracy": None})
+
+
+def test_an_episode_that_is_there_twice_is_named(run: Path) -> None:
+    path = run / "episodes" / "rank_0.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, lines[5]]))
+    with pytest.raises(
+        EpisodeFileError, match=r"^Line 25 of .*rank_0\.jsonl is another episode 1 of group 1 in rollout"
+    ):
+        view(run)
+
+
+WRONG = {
+    "data: 3": "has 3 as data: give a mapping",
+    "data: {sources: 3}": "has 3 as data.sources: give a list of mappings",
+    "data: {sources: [a]}": r"has \['a'\] as data.sources: give a list of mappings",
+    "data: {root: 3}": "has 3 as data.root: give a path",
+    "data: {sources: [{root: [a]}]}": r"has \['a'\] as data.sources.root: give a path",
+}
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG.items(), ids=WRONG)
+def test_a_value_of_another_kind_is_named(run: Path, text: str, message: str) -> None:
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(CommandError, match=rf"config\.yaml {message}.*, or leave it out\.$"):
+        view(run)
+
+
+def test_data_that_holds_none_of_the_samples_is_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run / "episodes" / "rank_0.jsonl"
+    view(run, "--data", path)
+    said = f"Without pictures: {path} of --data holds none of the samples; name the shards that the run has played."
+    assert capsys.readouterr().out.splitlines()[1:] == [said]
 
 
 def test_a_run_without_an_episode_yet_is_said(run: Path) -> None:
@@ -383,6 +465,36 @@ def test_the_predictions_of_an_evaluation_are_shown(evaluation: Path, name: str)
     pictures = values_of(evaluation / "episodes.html", "pictures-0")
     assert len(pictures["crops"]) == 2  # as shown, and as asked for
     assert len({episode["name"] for episode in values["episodes"]}) == 5
+
+
+def test_the_questions_are_found_from_where_the_evaluation_was_started(
+    evaluation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = evaluation / "config.yaml"
+    config.write_text(config.read_text().replace(f"root: {tmp_path}/scenes", "root: scenes"))
+    monkeypatch.chdir("/")
+    view(evaluation)
+    assert values_of(evaluation / "episodes.html", "pictures-0") is not None
+
+
+WRONG_PLAY = {
+    "null": None,
+    "{play: {crop: 3}}": "has 3 as model.play.crop: give a mapping",
+    "{play: {min_view_tokens: x}}": "has 'x' as model.play.min_view_tokens: give a whole number of at least 1",
+    "{play: {crop: {max_tokens: -1}}}": "has -1 as model.play.crop.max_tokens: give a whole number of at least 1",
+    "{play: {crop: {max_tokens: 3}}}": "has a wrong model.play, crop.min_tokens 16, crop.max_tokens 3: give",
+}
+
+
+@pytest.mark.parametrize(("model", "message"), WRONG_PLAY.items(), ids=WRONG_PLAY)
+def test_a_wrong_configuration_of_an_evaluation_is_named(evaluation: Path, model: str, message: str | None) -> None:
+    config = evaluation / "config.yaml"
+    config.write_text(config.read_text().partition("model:")[0] + f"model: {model}\n")
+    if message is None:
+        view(evaluation)
+        return
+    with pytest.raises(CommandError, match=rf"config\.yaml {message}"):
+        view(evaluation)
 
 
 def test_a_view_of_another_size_than_the_predictions_say_is_not_believed(evaluation: Path) -> None:

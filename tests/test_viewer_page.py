@@ -7,8 +7,10 @@ import io
 import itertools
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -261,6 +263,113 @@ def test_the_group_stands_side_by_side(page: Any, records: list[EpisodeRecord]) 
     page.locator(".card").nth(3).click()
     assert place(page) == name_of(records[7])
     assert page.locator(".card[aria-current=true]").get_attribute("data-name") == name_of(records[7])
+
+
+def test_a_card_keeps_the_keyboard(page: Any, records: list[EpisodeRecord]) -> None:
+    page.locator(".card").nth(2).focus()
+    page.keyboard.press("Enter")
+    assert place(page) == name_of(records[2])
+    assert page.evaluate("document.activeElement.dataset.name") == name_of(records[2])
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("document.activeElement.dataset.name") == name_of(records[1])
+
+
+def test_in_one_column_an_episode_comes_into_sight(browser: Any, run: Path, records: list[EpisodeRecord]) -> None:
+    page = browser.new_page(viewport={"width": 400, "height": 700})
+    top = "document.getElementById('episode').getBoundingClientRect().top"
+    page.goto((run / "episodes.html").as_uri())
+    assert page.evaluate(top) > 350  # the list comes first
+    page.click("#row-1")
+    assert place(page) == name_of(records[1])
+    assert abs(page.evaluate(top)) < 5
+    page.goto("about:blank")
+    page.goto((run / "episodes.html").as_uri() + f"#{name_of(records[2])}")
+    assert abs(page.evaluate(top)) < 5
+    page.close()
+
+
+class Slow(BaseHTTPRequestHandler):
+    """Sends a page up to the middle of the second scene's pictures, and the rest when it is told to."""
+
+    content, cut, go_on = b"", 0, threading.Event()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(self.content)))
+        self.end_headers()
+        self.wfile.write(self.content[: self.cut])
+        self.wfile.flush()
+        self.go_on.wait(20)
+        self.wfile.write(self.content[self.cut :])
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow(run: Path) -> Iterator[str]:
+    Slow.content, Slow.go_on = (run / "episodes.html").read_bytes(), threading.Event()
+    start = Slow.content.index(b'id="pictures-1"')
+    Slow.cut = (start + Slow.content.index(b"</script>", start)) // 2
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    Slow.go_on.set()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_pictures_are_drawn_as_they_come(browser: Any, slow: str, records: list[EpisodeRecord]) -> None:
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(slow, wait_until="commit")
+    page.wait_for_selector("#view img")  # the first episode's, while the others' are under way
+    assert page.evaluate("document.readyState") == "loading"
+    page.wait_for_function("document.getElementById('pictures-1') !== null")
+    go(page, name_of(records[4]))  # of the scene whose pictures are half there
+    assert "reading pictures" in page.text_content("#view")
+    Slow.go_on.set()
+    page.wait_for_selector("#view img")
+    page.close()
+    assert errors == []
+
+
+def test_a_page_that_was_cut_off_lacks_its_last_pictures(
+    browser: Any, run: Path, tmp_path: Path, records: list[EpisodeRecord]
+) -> None:
+    page, errors = browser.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    content = (run / "episodes.html").read_bytes()
+    (tmp_path / "cut.html").write_bytes(content[: content.index(b'id="pictures-1"') + 1000])
+    page.goto((tmp_path / "cut.html").as_uri())
+    assert page.locator("#view img").count() == 1
+    go(page, name_of(records[4]))
+    assert "no picture" in page.text_content("#view")
+    page.close()
+    assert errors == []
+
+
+def test_a_reward_may_have_any_name(browser: Any, tmp_path: Path) -> None:
+    run = write_run(tmp_path, scenes=1, group_size=2)
+    path = run / "episodes" / "rank_0.jsonl"
+    first, second = read_records(path)
+    first = replace(first, rewards={"total": 7.0, "constructor": 3.0}, total=1.0)
+    path.write_text(record_line(first) + record_line(replace(second, rewards={}, total=0.0)))
+    main(["view", str(run)])
+    page = browser.new_page()
+    page.goto((run / "episodes.html").as_uri())
+    for name, least, passing in (("reward total", "6", "1 of"), ("total", "0", "2 of"), ("constructor", "0", "1 of")):
+        page.select_option("#column", name)
+        page.fill("#column-least", least)
+        assert page.text_content("#count").startswith(passing), name
+    page.click("button[type=reset]")
+    page.keyboard.press("j")
+    shown = dict(zip(page.locator("th").all_text_contents(), page.locator("td").all_text_contents(), strict=True))
+    assert shown["constructor"] == "\N{EN DASH}"
+    page.close()
 
 
 @pytest.mark.parametrize("panel", ["view", "original"])

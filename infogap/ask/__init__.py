@@ -12,7 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infogap.arguments import CommandError, CommandParser
+from infogap.arguments import CommandError, CommandParser, check_output
 
 if TYPE_CHECKING:
     from infogap.ask.policies import FoundPolicy
@@ -48,17 +48,17 @@ def main(words: Sequence[str]) -> None:
     chosen = _parser().parse_args(words)
     out = chosen.out or Path(f"{chosen.image.stem}.episode.png")
     _check(chosen, out)
-    from infogap.ask.asked import check_output, read_sample
-
     for flag, path in (("--out", out), ("--json", chosen.json)):
         if path is not None:
-            check_output(flag, path, chosen.image)
+            check_output(flag, path, [("the image", chosen.image)])
+    from infogap.ask.asked import read_sample
+
     sample = read_sample(chosen.image, chosen.question, chosen.options, chosen.answer)
     _answer(chosen, sample, out, started)
 
 
 def _answer(chosen: argparse.Namespace, sample: Sample, out: Path, started: float) -> None:
-    """Play, show, and write."""
+    """Play, write, and show: whoever reads the output may stop before its end."""
     import transformers
     from rich.console import Console
 
@@ -73,13 +73,13 @@ def _answer(chosen: argparse.Namespace, sample: Sample, out: Path, started: floa
     console, known = Console(), chosen.answer is not None
     with console.status("asking ...") if console.is_terminal else nullcontext():
         played = [
-            ask(policy, rollout, sample, device, direct=chosen.direct, expected=known, seed=chosen.seed)
-            for policy, rollout in found
+            ask(policy, rollout, sample, device, direct=chosen.direct, expected=known, seed=chosen.seed, number=number)
+            for number, (policy, rollout) in enumerate(found)
         ]
-    show(console, sample, played)
     write(out, png(draw(played, sample.image)))
     if chosen.json is not None:
         write(chosen.json, "".join(each.line for each in played).encode("ascii"))
+    show(console, sample, played)
     show_files(console, [path for path in (out, chosen.json) if path is not None], prepared)
 
 
@@ -91,6 +91,8 @@ def _find(chosen: argparse.Namespace) -> list[tuple[FoundPolicy, RolloutConfig]]
     given = [name for name in (chosen.policy, chosen.checkpoint) if name is not None] or ["shipped"]
     names = given if chosen.compare is None else [*given, chosen.compare]
     found = [find_policy(name, chosen.base, chosen.dtype, chosen.config) for name in names]
+    if chosen.base is not None and all(policy.checkpoint is None for policy in found):
+        raise CommandError(f"--base names the model of a checkpoint, and {' and '.join(names)} is none: leave it out.")
     limits = {name: getattr(chosen, name) for name in LIMITS if getattr(chosen, name) is not None}
     tokens, temperature = (chosen.view_tokens, chosen.crop_tokens), chosen.temperature
     return [(policy, adjusted(policy.settings.rollout, *tokens, limits, temperature)) for policy in found]
@@ -134,7 +136,7 @@ def _check(chosen: argparse.Namespace, out: Path) -> None:
     """
     if out.suffix.lower() != ".png":
         raise CommandError(f"--out {str(out)!r} is no PNG: give a path that ends in .png.")
-    if chosen.json is not None and chosen.json.absolute() == out.absolute():
+    if chosen.json is not None and chosen.json.resolve() == out.resolve():
         raise CommandError(f"--json and the picture are both {str(out)!r}: give two paths.")
     if chosen.base is not None and chosen.checkpoint is None and chosen.compare is None:
         raise CommandError("--base names the model of a checkpoint, and there is none: give --checkpoint.")

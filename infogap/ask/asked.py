@@ -1,8 +1,7 @@
-"""What is asked: the image and the question as a sample, and the paths of what is written, checked before any work."""
+"""What is asked, the image and the question as a sample, and writing what came of it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -32,20 +31,26 @@ def read_sample(path: Path, question: str, options: Sequence[str], expected: str
     """
     if not question.strip():
         raise AskError("The question is empty: write it after the image.")
+    if expected is not None and not expected.strip():
+        raise AskError("--answer is empty: give the right answer, or leave it out.")
+    if not all(option.strip() for option in options):
+        raise AskError("--options has an empty text: give one for every option.")
     if len(options) == 1:
         raise AskError(f"--options has one option, {options[0]!r}: give at least two, or leave it out.")
     if expected is not None and options and expected not in (*options, *_letters(len(options))):
         raise AskError(f"--answer {expected!r} is none of the options: give the text or the letter of one.")
     image = read_image(path)
     answer = expected if expected is not None else options[0] if options else UNKNOWN
-    return Sample(path.name, image, question, answer, tuple(options))
+    name = path.name.encode(errors="backslashreplace").decode()  # a name of a file need not be text
+    return Sample(name, image, question, answer, tuple(options))
 
 
 def read_image(path: Path) -> HighResImage:
     """An image whose pixels can be decoded: better known now than when a large policy is loaded.
 
     Raises:
-        ValueError: if there is none, or it is damaged or too large.
+        AskError: if there is none.
+        ImageError: if it is damaged or too large.
     """
     try:
         data = path.read_bytes()
@@ -56,28 +61,6 @@ def read_image(path: Path) -> HighResImage:
     image = HighResImage(data, str(path))
     image.view(1, 1)
     return image
-
-
-def check_output(flag: str, path: Path, image: Path) -> None:
-    """See that a file can be written, and is not the image.
-
-    Args:
-        flag: the flag that names it.
-        path: the file.
-        image: the image that is asked about.
-
-    Raises:
-        AskError: if not.
-    """
-    folder = path.parent
-    if path.exists() and image.exists() and path.samefile(image):
-        raise AskError(f"{flag} {str(path)!r} is the image itself: give another path.")
-    if path.is_dir():
-        raise AskError(f"{flag} {str(path)!r} is a folder: give the path of a file in it.")
-    if not folder.is_dir():
-        raise AskError(f"{flag} {str(path)!r} is in a folder that does not exist: make {str(folder)!r}.")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise AskError(f"{flag} {str(path)!r} cannot be written: give a path in a folder of your own.")
 
 
 def write(path: Path, data: bytes) -> None:

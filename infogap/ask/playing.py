@@ -16,6 +16,7 @@ from infogap.episode.matching import match_answer
 from infogap.episode.protocol import Protocol
 from infogap.pictures.record import EpisodeRecord, records_of
 from infogap.pictures.record_file import json_line, record_line
+from infogap.policy.memory import MemoryShortageError
 from infogap.policy.model import Policy
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
 
@@ -63,6 +64,7 @@ def ask(
     direct: bool = False,
     expected: bool = True,
     seed: int = 0,
+    number: int = 0,
 ) -> Played:
     """Load a policy and play one episode.
 
@@ -74,17 +76,25 @@ def ask(
         direct: without the tool.
         expected: whether the sample's answer is the right one; otherwise nobody knows it.
         seed: of sampling.
+        number: of the episode among those of one question.
 
     Raises:
+        AskError: if the episode may need more memory than there is.
         ValueError: if the policy cannot be loaded, or the image cannot be decoded.
     """
     started = time.perf_counter()
     policy = found.load(device)
     loaded = time.perf_counter()
-    group = play(policy, Protocol(found.settings.protocol), rollout, sample, direct=direct, seed=seed)
+    try:
+        group = play(policy, Protocol(found.settings.protocol), rollout, sample, direct=direct, seed=seed)
+    except MemoryShortageError as error:  # which speaks of a configuration
+        raise AskError(
+            f"{str(error).partition(':')[0]}: lower --crop-tokens, --view-tokens, --max-turns, --max-crops or "
+            "--max-episode-tokens."
+        ) from error
     finished = time.perf_counter()
     record = records_of(group, [{}], [None])[0]
-    record = record if expected else replace(record, expected_answer=None)
+    record = replace(record, episode=number, expected_answer=record.expected_answer if expected else None)
     return Played(found.name, found.settings.origin, record, loaded - started, finished - loaded)
 
 
@@ -97,7 +107,7 @@ def find_device(name: str | None) -> torch.device:
     chosen = name or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(chosen)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).cpu()  # the device `meta` holds no values
     except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without it
         reason = str(error).splitlines()[0].strip(" .")
         raise AskError(f"--device {chosen!r} cannot be used here ({reason:.120}): give cpu, or cuda.") from error
@@ -107,7 +117,16 @@ def find_device(name: str | None) -> torch.device:
 def play(
     policy: Policy, protocol: Protocol, rollout: RolloutConfig, sample: Sample, *, direct: bool, seed: int
 ) -> GroupRollout:
-    """Play one episode by `Rollout`; a view that would be selected gets the budget of `gap_tokens`."""
+    """Play one episode by `Rollout`; a view that would be selected gets the budget of `gap_tokens`.
+
+    Args:
+        policy: the policy, on its device.
+        protocol: the texts.
+        rollout: how to play, with groups of one episode.
+        sample: the image and the question.
+        direct: without the tool.
+        seed: of sampling.
+    """
     if rollout.view.mode == "selected":
         sample = replace(sample, view_tokens=gap_tokens(sample.image, rollout.view.min_tokens))
     return Rollout(policy, protocol, rollout, direct=direct).run([sample], (seed,))[0]

@@ -23,6 +23,9 @@ CONFIG_NAME: Final = "config.yaml"
 MOST_VIEW_TOKENS: Final = 1024
 """LFPC section 6: the smaller of the two views that policies are evaluated at."""
 
+MOST_TOKENS: Final = 300_000
+"""Ours: an image of the 200 million pixels that `HighResImage` allows has some 255,000."""
+
 VIEW_SHARE: Final = 4
 """The image's own visual tokens over the view's: half of each side. Ours. For needle scenes of 448 pixels a side that
 is a view of 64 tokens, where the views that resolution selection found have 68 in the mean (README)."""
@@ -139,11 +142,14 @@ def adjusted(
         temperature: of sampling; 0 is greedy.
 
     Raises:
-        ValueError: if a value is out of range, or contradicts another one.
+        SettingsError: if a value of a flag is out of range.
+        ValueError: if a limit is out of range, or contradicts another one.
     """
     for flag, tokens in (("--view-tokens", view_tokens), ("--crop-tokens", crop_tokens)):
         if tokens is not None and tokens < 1:
             raise SettingsError(f"{flag} is {tokens}: give at least 1.")
+        if tokens is not None and tokens > MOST_TOKENS:
+            raise SettingsError(f"{flag} is {tokens}: give at most {MOST_TOKENS}, which no image has.")
     if not math.isfinite(temperature):
         raise SettingsError(f"--temperature is {temperature}: give 0 (greedy) or a positive number.")
     view, crop = rollout.view, rollout.crop

@@ -13,7 +13,6 @@ from rich.text import Text
 from infogap.ask.playing import Played
 from infogap.data.images import HighResImage
 from infogap.data.sample import Sample
-from infogap.episode.protocol import IMAGE_PLACEHOLDER, TURN_END
 from infogap.geometry import Box, Size, visual_tokens
 from infogap.pictures.record import EpisodeRecord, TurnRecord
 
@@ -79,9 +78,9 @@ def _turns(record: EpisodeRecord) -> Iterator[Line]:
         yield "", Text()
         yield f"turn {number}", Text("the policy wrote", style="dim")
         yield "  >", Text(printable(turn.text), style="cyan")
-        if turn.observation is not None:
+        if turn.came_back is not None:
             yield "", Text("and got back", style="dim")
-            yield "  <", Text(printable(_without_markup(turn.observation)), style="yellow")
+            yield "  <", Text(printable(turn.came_back), style="yellow")
         if turn.crop is not None:
             yield "crop", _plain(_crop_text(turn.crop, turn))
         if turn.error is not None:
@@ -120,13 +119,6 @@ def _crop_text(box: Box, turn: TurnRecord) -> str:
     x1, y1, x2, y2 = (round(edge) for edge in box.as_tuple())
     shown = "not shown: no tokens were left" if turn.shown is None else f"shown as {_size_text(turn.shown)}"
     return f"({x1}, {y1}) to ({x2}, {y2}), {x2 - x1} x {y2 - y1} pixels of the image, {shown}"
-
-
-def _without_markup(observation: str) -> str:
-    """What came back, without the chat markup around it."""
-    text = observation.removeprefix(TURN_END).removesuffix("<|im_start|>assistant\n")
-    text = text.strip().removeprefix("<|im_start|>user\n").removesuffix(TURN_END)
-    return text.replace(IMAGE_PLACEHOLDER, "[the crop]")
 
 
 def printable(text: str) -> str:

@@ -74,7 +74,13 @@ def beside(blocks: Sequence[Image.Image]) -> Image.Image:
 
 
 def text_block(text: str, width: int, colour: Colour) -> Image.Image:
-    """A block of wrapped text, on white."""
+    """A block of wrapped text, on white.
+
+    Args:
+        text: what to write; a long one loses its middle.
+        width: of the block in pixels; lines are broken to fit.
+        colour: of the letters.
+    """
     lines = list(wrap(_shortened(text), width))
     block = Image.new("RGB", (width, LINE_HEIGHT * len(lines)), "white")
     draw = ImageDraw.Draw(block)

@@ -36,8 +36,8 @@ class Sample:
         metadata: whatever else the dataset says, as JSON values.
 
     Raises:
-        SampleError: if a text is empty, or holds chat markup or half a character, the options lack the answer, or the evidence is not
-            nested or not inside the image.
+        SampleError: if a text is empty, or holds chat markup or half a character, the options lack the answer, or the
+            evidence is not nested or not inside the image.
     """
 
     key: str

@@ -30,13 +30,18 @@ WIDTH = 2 * PANEL_SIDE + 16
 TEXT_WIDTH = WIDTH - CROP_SIDE - 16
 
 RED: Colour = (200, 30, 30)
+BROWN: Colour = (138, 90, 0)
+"""Colour of what came back, as in the viewer; it stands further to the right than what the policy wrote."""
+
+INDENT = 24
 
 
 def draw_episode(record: EpisodeRecord, image: HighResImage) -> Image.Image:
     """Draw one episode.
 
-    On top stand the question, the answers and the rewards; then the original and the view, with the evidence in green
-    and every crop in the colour of its turn; then the turns, each with the crop as the policy was shown it.
+    On top stand the question, the answers, the rewards and the advantage; then the original and the view, with the
+    evidence in green and every crop in the colour of its turn; then the turns, each with the crop as the policy was
+    shown it, what the policy wrote, and, indented and brown, what came back.
 
     The original is decoded once, and stays decoded for the other episodes of the group: call `image.release()` after
     the last.
@@ -71,6 +76,8 @@ def _header(record: EpisodeRecord) -> Image.Image:
     if record.total is not None:
         rewards = "   ".join(f"{name} {_number(value)}" for name, value in record.rewards.items())
         lines.append(text_block(f"total {record.total:.3g}   =   weighted sum of   {rewards}", WIDTH, BLACK))
+    if record.advantage is not None:
+        lines.append(text_block(f"advantage {record.advantage:.3g}", WIDTH, BLACK))
     return stack([*lines, text_block(f"sample {record.sample}", WIDTH, GREY)], 2)
 
 
@@ -89,11 +96,15 @@ def _overview(record: EpisodeRecord, image: HighResImage) -> Image.Image:
 
 
 def _turn(record: EpisodeRecord, image: HighResImage, index: int, turn: TurnRecord) -> Image.Image:
-    """What the policy wrote in a turn, and to the left of it the crop that it was shown, if any."""
+    """What the policy wrote in a turn and what came back, and to the left of it the crop that it was shown, if any."""
     colour = turn_colour(index)
     texts = [text_block(f"turn {index + 1}", TEXT_WIDTH, colour), text_block(turn.text, TEXT_WIDTH, BLACK)]
     if turn.error is not None:
         texts.append(text_block(f"error: {turn.error}", TEXT_WIDTH, RED))
+    if turn.came_back is not None:
+        came_back = text_block(f"came back: {turn.came_back}", TEXT_WIDTH - INDENT, BROWN)
+        texts.append(Image.new("RGB", (TEXT_WIDTH, came_back.height), "white"))
+        texts[-1].paste(came_back, (INDENT, 0))
     left = Image.new("RGB", (CROP_SIDE, 1), "white")
     if turn.crop is not None:
         corners = ", ".join(f"{edge:.0f}" for edge in turn.crop.as_tuple())

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from infogap.episode.protocol import IMAGE_PLACEHOLDER, TURN_END
 from infogap.geometry import Box, NestedBoxes, Size, visual_tokens
 from infogap.types import StopReason
 
@@ -31,6 +32,15 @@ class TurnRecord:
     crop: Box | None = None
     error: str | None = None
     shown: Size | None = None
+
+    @property
+    def came_back(self) -> str | None:
+        """The observation for people: without the chat markup around it, and with words in the place of the crop."""
+        if self.observation is None:
+            return None
+        text = self.observation.removeprefix(TURN_END).removesuffix("<|im_start|>assistant\n")
+        text = text.strip().removeprefix("<|im_start|>user\n").removesuffix(TURN_END)
+        return text.replace(IMAGE_PLACEHOLDER, "[the crop]")
 
 
 @dataclass(frozen=True)

@@ -137,11 +137,13 @@ def _turn(values: Mapping[str, Any]) -> TurnRecord:
 
 
 def _chain(boxes: list[list[float]]) -> NestedBoxes:
+    if not boxes:
+        raise ValueError("a chain of its evidence has no box")
     return tuple(map(_box, boxes))
 
 
 def _box(corners: list[float]) -> Box:
-    return Box(*map(_score_of, corners))
+    return Box(*map(_float, corners))
 
 
 def _size(sides: list[int]) -> Size:
@@ -164,17 +166,25 @@ def _text_or_none(values: Mapping[str, Any], name: str) -> str | None:
 def _number(values: Mapping[str, Any], name: str) -> int:
     if type(values[name]) is not int:
         raise ValueError(f"{name} is {values[name]!r:.40} and no whole number")
+    if values[name] < 0:
+        raise ValueError(f"{name} is {values[name]!r:.40} and below 0")
     return int(values[name])
 
 
 def _score(value: float | None) -> float | None:
-    return None if value is None else _score_of(value)
+    """A number; None for one that is not finite, which JSON has no word for though some programs write it."""
+    score = None if value is None else _float(value)
+    return None if score is None or not math.isfinite(score) else score
 
 
-def _score_of(value: float) -> float:
+def _float(value: float) -> float:
+    """A number of JSON, where a whole one has no limit."""
     if type(value) not in (int, float):
         raise ValueError(f"{value!r:.40} is no number")
-    return value
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
 
 
 def _reason(error: Exception) -> str:

@@ -31,18 +31,18 @@ class Entry:
 
 
 def thin_out(entries: Sequence[Entry], limit: int) -> list[Entry]:
-    """Whole groups spread evenly over the entries, so that no more than so many episodes are left.
+    """Whole groups spread evenly over the entries, the first and the last included, so that few episodes are left.
 
     Args:
         entries: those of a group in a row.
-        limit: the most episodes; at least one group stays, and 0 keeps all.
+        limit: the most episodes; at least the first group stays, and 0 keeps all.
     """
     if not limit or len(entries) <= limit:
         return list(entries)
     groups = [list(members) for _, members in itertools.groupby(entries, key=lambda entry: entry.group)]
     count = len(groups)
     while count > 1:
-        kept = [groups[number * len(groups) // count] for number in range(count)]
+        kept = [groups[number * (len(groups) - 1) // (count - 1)] for number in range(count)]
         size = sum(map(len, kept))
         if size <= limit:
             return list(itertools.chain.from_iterable(kept))
@@ -51,7 +51,13 @@ def thin_out(entries: Sequence[Entry], limit: int) -> list[Entry]:
 
 
 def in_steps(entries: Iterable[Entry], first: int | None, last: int | None) -> list[Entry]:
-    """Entries from a rollout step to another, both included; None is open."""
+    """Entries from a rollout step to another.
+
+    Args:
+        entries: those to choose from.
+        first: the first step; None is open.
+        last: the last step, which is included; None is open.
+    """
     return [
         entry
         for entry in entries

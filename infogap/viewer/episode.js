@@ -21,7 +21,7 @@ function makeHead(episode, sample) {
 
 function makeTable(episode) {
   const cells = [
-    ...run.rewards.map((name) => [name, number(episode.rewards[name], 3), '']),
+    ...run.rewards.map((name) => [rewardNames.get(name), number(rewardOf(episode, name), 3), '']),
     ...['total', 'advantage'].filter((name) => columns.has(name)).map((name) => [name, number(episode[name], 3), 'sum']),
     ['evidence covered', number(episode.coverage, 3), ''],
     ['policy tokens', number(episode.policyTokens), ''],
@@ -136,9 +136,11 @@ function drawEpisode() {
   const group = byGroup.get(current.group);
   const cards = make('div', '', ...group.map(makeCard));
   cards.id = 'group';
+  const focused = Boolean(document.activeElement?.closest('.card'));  // drawn anew, it would lose the keyboard
   main.replaceChildren(
     ...makeHead(current, sample), makeTable(current), makeToggles(current, sample), makeOverview(current, sample),
     make('h3', '', 'Turns'), ...current.turns.map((turn, index) => makeTurn(current, turn, index)),
     make('h3', '', `Group of ${group.length}`), cards);
   applyHidden();
+  if (focused) cards.querySelector('[aria-current]').focus({ preventScroll: true });
 }

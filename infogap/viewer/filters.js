@@ -17,8 +17,8 @@ episodes.forEach((episode, index) => {
 const at = (id) => document.getElementById(id);
 
 // Numbers by which episodes are filtered and sorted, by name; null where an episode has none.
-const columns = new Map([
-  ...run.rewards.map((name) => [name, (episode) => episode.rewards[name] ?? null]),
+const rewardOf = (episode, name) => Object.hasOwn(episode.rewards, name) ? episode.rewards[name] : null;
+const ownColumns = new Map([
   ['total', (episode) => episode.total],
   ['advantage', (episode) => episode.advantage],
   ['policy tokens', (episode) => episode.policyTokens],
@@ -26,14 +26,21 @@ const columns = new Map([
   ['turns', (episode) => episode.turns.length],
   ['crops', (episode) => episode.turns.filter((turn) => turn.crop !== null).length],
 ]);
+const ownSorters = new Map([
+  ['order of the run', (episode) => episode.index],
+  ['evidence covered', (episode) => episode.coverage],
+]);
+// A reward may bear the name of a column of ours.
+const rewardNames = new Map(run.rewards.map((name) =>
+  [name, ownColumns.has(name) || ownSorters.has(name) ? `reward ${name}` : name]));
+const columns = new Map([
+  ...run.rewards.map((name) => [rewardNames.get(name), (episode) => rewardOf(episode, name)]),
+  ...ownColumns,
+]);
 for (const [name, value] of columns) {
   if (episodes.every((episode) => value(episode) === null)) columns.delete(name);
 }
-const sorters = new Map([
-  ['order of the run', (episode) => episode.index],
-  ['evidence covered', (episode) => episode.coverage],
-  ...columns,
-]);
+const sorters = new Map([...ownSorters, ...columns]);
 
 function addOptions(select, values) {
   for (const value of values) {

@@ -15,6 +15,7 @@ from infogap.data.records import RecordError, decode_sample
 from infogap.data.remote import Cache, CacheConfig
 from infogap.data.skips import SkipLog
 from infogap.pictures.record import EpisodeRecord
+from infogap.viewer.run import find_place
 
 
 class Originals:
@@ -79,9 +80,7 @@ def open_places(places: Sequence[str]) -> list[Shard]:
 
 
 def open_configured(places: Sequence[str], run: Path) -> tuple[list[Shard], list[str]]:
-    """The shards that a configuration names, as far as they are on this machine.
-
-    A relative path is looked for in the working folder, and in the folders above the run: where it was started.
+    """The shards that a configuration names, as far as they are on this machine; see `find_place`.
 
     Args:
         places: as the configuration writes them.
@@ -101,9 +100,9 @@ def open_configured(places: Sequence[str], run: Path) -> tuple[list[Shard], list
 
 
 def _open_somewhere(place: str, run: Path) -> list[Shard] | None:
-    for folder in (Path(), *run.resolve().parents):
+    for path in find_place(place, run):
         try:
-            return open_places([str(folder / place)])
+            return open_places([str(path)])
         except (ValueError, OSError):
             continue
     return None

@@ -6,6 +6,12 @@ function nameInAddress() {
   return location.hash.slice(1);
 }
 
+const narrow = window.matchMedia('(max-width: 800px)');  // as in the style: the episode stands below the list
+
+function bringIntoSight() {
+  if (narrow.matches) at('episode').scrollIntoView();
+}
+
 function show(episode) {
   const another = episode !== current;
   current = episode;
@@ -18,11 +24,13 @@ function show(episode) {
 function open(episode) {
   if (nameInAddress() !== episode.name) history.pushState(null, '', `#${episode.name}`);
   show(episode);
+  bringIntoSight();
 }
 
 function followAddress() {
   const name = nameInAddress();
   show(name === '' ? shown[0] ?? null : byName.get(name) ?? null);
+  if (name !== '') bringIntoSight();
 }
 
 function step(list, by) {
@@ -64,8 +72,18 @@ at('list').addEventListener('scroll', drawRows);
 window.addEventListener('resize', drawRows);
 window.addEventListener('popstate', followAddress);  // also where the address is edited
 document.addEventListener('keydown', onKey);
-document.addEventListener('DOMContentLoaded', () => {
-  reading = false;
+
+// The pictures of the episode in sight are drawn as soon as they are read, long before all are.
+function drawWhenRead() {
+  if (current === null || read.has(current.sample) || picturesOf(current.sample) === null) return;
   drawEpisode();
-  performance.mark('pictured');
+}
+
+const reader = new MutationObserver(drawWhenRead);
+reader.observe(document.body, { childList: true });
+document.addEventListener('DOMContentLoaded', () => {
+  reader.disconnect();
+  reading = false;
+  if (at('episode').querySelector('.missing')) drawEpisode();
+  performance.mark('complete');
 });

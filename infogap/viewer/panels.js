@@ -4,14 +4,23 @@ const SVG = 'http://www.w3.org/2000/svg';
 const read = new Map();
 let reading = true;  // the pictures come after this script
 
-// The pictures of a sample; null if there are none, or they have not been read yet.
+// The pictures of a sample; null if there are none, or they have not been read yet. An element is whole when the next
+// one has begun; in a page that was cut off, the last one is not.
 function picturesOf(number) {
   if (!read.has(number)) {
     const element = at(`pictures-${number}`);
-    if (element === null && reading) return null;
-    read.set(number, element && JSON.parse(element.textContent));
+    if (reading && !element?.nextElementSibling) return null;
+    read.set(number, element && parsed(element.textContent));
   }
   return read.get(number);
+}
+
+function parsed(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 const turnColour = (index) => run.turnColours[index % run.turnColours.length];

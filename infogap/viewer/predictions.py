@@ -24,7 +24,7 @@ from infogap.pictures.record import EpisodeRecord, TurnRecord
 from infogap.rollout import CropConfig
 from infogap.types import StopReason
 from infogap.viewer.entries import Entry
-from infogap.viewer.run import CONFIG_NAME
+from infogap.viewer.run import CONFIG_NAME, find_place, part, wrong_value
 
 OTHERWISE_SHOWN: Final[Mapping[str, str]] = {
     "gt": "the annotated evidence",
@@ -41,7 +41,7 @@ class Evaluation:
     """An evaluation's predictions with the questions that they answer.
 
     Args:
-        path: folder of the evaluation, or its predictions file.
+        path: the predictions file; the configuration is beside it.
         config: its configuration, as plain data.
         data: the benchmark's files, in the place of those that the configuration names.
 
@@ -49,16 +49,14 @@ class Evaluation:
         entries: the episodes, those of a row in a row; rows that could not be read are left out.
 
     Raises:
-        CommandError: if there is no configuration, or the questions cannot be had.
+        CommandError: if there is no configuration or a wrong one, or the questions cannot be had.
         BenchmarkError: if the predictions are damaged.
     """
 
     def __init__(self, path: Path, config: Mapping[str, Any], data: str | None) -> None:
         predictions = [found for found in load_predictions(path) if found.method != UNREADABLE]
         samples = _samples(path, config, data, {prediction.key for prediction in predictions})
-        play = config.get("model", {}).get("play", {})
-        crop, self._min_tokens = play.get("crop", {}), int(play.get("min_view_tokens", 4))
-        self._crop = CropConfig(int(crop.get("max_tokens", 1024)), int(crop.get("min_tokens", 16)))
+        self._min_tokens, self._crop = _sizes(config, path.parent)
         self._images = {key: sample.image for key, sample in samples.items()}
         rows: dict[str, list[Prediction]] = {}
         for prediction in predictions:
@@ -146,21 +144,48 @@ def _notes(prediction: Prediction) -> Iterator[str]:
 
 def _samples(path: Path, config: Mapping[str, Any], data: str | None, keys: set[str]) -> dict[str, Sample]:
     """The rows that were asked, by key."""
-    about = config.get("data", {})
+    about = part(config, "data", path.parent)
     name, root = about.get("benchmark"), data or about.get("root")
+    for key, value in (("benchmark", name), ("root", root)):
+        if value is not None and not isinstance(value, str):
+            raise wrong_value(path.parent, f"data.{key}", value, "a text")
     if not name or not root:
         raise CommandError(
             f"{path} holds what the policy wrote, but not the questions, and there is no {CONFIG_NAME} beside it that "
             f"names the benchmark: keep {FILE_NAME} and {CONFIG_NAME} of the evaluation together."
         )
-    try:
-        rows = find_benchmark(str(name)).rows(Path(root))
-        found = {row.key: row.sample for row in rows if isinstance(row, Question) and row.key in keys}
-    except (BenchmarkError, OSError) as error:
-        raise CommandError(
-            f"{path} holds what the policy wrote, but the questions are in the files of {name}, which cannot be read "
-            f"({str(error).rstrip('.')}): give them as --data."
-        ) from error
-    if keys and not found:
+    places = [Path(root)] if data else find_place(root, path.parent) or [Path(root)]
+    fault: Exception | None = None
+    for place in places:
+        try:
+            rows = find_benchmark(name).rows(place)
+            found = {row.key: row.sample for row in rows if isinstance(row, Question) and row.key in keys}
+        except (BenchmarkError, OSError) as error:
+            fault = fault or error
+            continue
+        if found or not keys:
+            return found
+    if fault is None:
         raise CommandError(f"{root} holds none of the rows that {path} answers: give the benchmark's files as --data.")
-    return found
+    raise CommandError(
+        f"{path} holds what the policy wrote, but the questions are in the files of {name}, which cannot be read "
+        f"({str(fault).rstrip('.')}): give them as --data."
+    ) from fault
+
+
+def _sizes(config: Mapping[str, Any], folder: Path) -> tuple[int, CropConfig]:
+    """Fewest visual tokens of a view, and how large crops were shown."""
+    play, crop = part(config, "model.play", folder), part(config, "model.play.crop", folder)
+    default, values = CropConfig(), []
+    for name, value in (
+        ("min_view_tokens", play.get("min_view_tokens", 4)),
+        ("crop.max_tokens", crop.get("max_tokens", default.max_tokens)),
+        ("crop.min_tokens", crop.get("min_tokens", default.min_tokens)),
+    ):
+        if type(value) is not int or value < 1:
+            raise wrong_value(folder, f"model.play.{name}", value, "a whole number of at least 1")
+        values.append(value)
+    try:
+        return values[0], CropConfig(*values[1:])
+    except ValueError as error:
+        raise CommandError(f"{folder / CONFIG_NAME} has a wrong model.play, {error}") from error

@@ -5,7 +5,8 @@
 A run is made up: groups of 16 episodes on needle scenes of 448 pixels, with one or two crops each, pictures included.
 Chromium opens the page without a window, every time with an empty cache. Measured from the start of the navigation:
 `usable`, when the list stands and the first episode with its group is drawn; `painted`, the first frame after that;
-`pictured`, when the pictures are there as well. The program is run anew for every page, imports included.
+`pictured`, the first frame with the pictures of that episode and its group, which is to come within `LIMIT`;
+`complete`, when those of all episodes have been read. The program is run anew for every page, imports included.
 """
 
 from __future__ import annotations
@@ -29,17 +30,27 @@ from viewer_runs import write_run
 GROUP = 16
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 LIMIT = 2.0
-"""Seconds within which the list is to be usable."""
+"""Seconds within which the list and the first episode with its pictures are to be in sight."""
 
 MARKS = """async () => {
     const at = (name) => performance.getEntriesByName(name)[0].startTime / 1000;
     const painted = performance.getEntriesByName('first-contentful-paint')[0];
-    const images = [...document.querySelectorAll('#view img, #original img, .card img')];
-    await Promise.all(images.map((image) => image.decode()));
     return {usable: at('usable'), painted: painted ? painted.startTime / 1000 : null, pictured: at('pictured'),
-            decoded: performance.now() / 1000, episodes: document.getElementById('count').textContent,
-            images: images.length};
+            complete: at('complete'), episodes: document.getElementById('count').textContent,
+            images: document.querySelectorAll('main img').length};
 }"""
+
+WATCH = """() => {
+    const observer = new MutationObserver(async () => {
+        const images = [...document.querySelectorAll('main img')];
+        if (!images.length) return;
+        observer.disconnect();
+        await Promise.all(images.map((image) => image.decode()));
+        requestAnimationFrame(() => setTimeout(() => performance.mark('pictured')));
+    });
+    observer.observe(document, {childList: true, subtree: true});
+}"""
+"""Marks the first frame with pictures in it, decoded; runs before the page does."""
 
 
 def make(run: Path) -> dict[str, float]:
@@ -63,6 +74,7 @@ def open_pages(page: Path, repeat: int) -> list[dict[str, Any]]:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         for _ in range(repeat):
             context = browser.new_context(viewport={"width": 1400, "height": 900})
+            context.add_init_script(f"({WATCH})()")
             opened = context.new_page()
             opened.goto(page.as_uri())
             found.append(opened.evaluate(MARKS))
@@ -85,14 +97,14 @@ def main() -> None:
         opened = open_pages(run / "episodes.html", chosen.repeat)
     print(f"{platform.machine()}, Python {platform.python_version()}; {opened[0]['episodes']}, {size:.1f} MB")
     result: dict[str, Any] = {"episodes": chosen.episodes, "megabytes": size, "made_s": made, "opened": opened}
-    marks = ("made", "made, CPU", "usable", "painted", "pictured", "decoded")
+    marks = ("made", "made, CPU", "usable", "painted", "pictured", "complete")
     for name in marks:
         known = [found[name] for found in (*made, *opened) if found.get(name) is not None]
         print(f"{name:10} median {statistics.median(known):.2f} s, worst {max(known):.2f} s, of {len(known)}")
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=1) + "\n")
-    if max(found["usable"] for found in opened) > LIMIT:
-        sys.exit(f"The list was not usable within {LIMIT} s.")
+    if max(found["pictured"] for found in opened) > LIMIT:
+        sys.exit(f"The list and the first pictures were not in sight within {LIMIT} s.")
 
 
 if __name__ == "__main__":
