@@ -17,7 +17,7 @@ from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
 from infogap.grpo.module import GRPOModule
 from infogap.lightning_cli import TrainingCLI
-from infogap.parser.fields import Field, fields_of, summary_of
+from infogap.parser.fields import Field, fields_of, summary_of, without_default
 from infogap.parser.help import own_fields
 from infogap.resolution import ResolutionConfig
 
@@ -36,7 +36,9 @@ Beside these there are the options of Lightning's trainer (`infogap fit --traine
 of everything random) and `--ckpt_path` (to go on with a run).
 
 Types: `INT`, `FLOAT`, `TEXT`, `true|false`; `a|b` is one of several words; `[INT, ...]` is a list; `CLASS` is
-`{class_path: NAME, init_args: {...}}`; `|null` may be left out. `sources[].root` is a field of every item of a list.
+`{class_path: NAME, init_args: {...}}`; `FIELDS` has the fields of the rows below it, and `[FIELDS, ...]` is a list of
+such, so that `sources[].root` is a field of every item; `|null` may be null. What has a default may be left out, and so
+may `FIELDS`; `required` must be given.
 """
 
 
@@ -69,9 +71,9 @@ def _class(owner: type) -> str:
 def _table(fields: Iterable[Field]) -> str:
     rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
     for field in fields:
-        kind = "" if field.holds else f"`{_cell(field.kind)}`"
         default = f"`{_cell(field.default)}`" if field.default else ""
-        rows.append(f"| `{field.name}` | {kind} | {default} | {_cell(field.text.replace('``', '`'))} |")
+        text = without_default(field).replace("``", "`")
+        rows.append(f"| `{field.name}` | `{_cell(field.kind)}` | {default} | {_cell(text)} |")
     return "\n".join(rows)
 
 

@@ -97,6 +97,8 @@ def headline(report: Report) -> str:
     ]
     for (name, view), label in PROBED.items():
         found = _view(report, name, view)
+        if not found:
+            continue
         arms, probes = found["arms"], found["probes"]
         cells = [_percent(arms[arm]["accuracy"]) for arm in ("no_tool", "own", "noise")]
         cells += [_percent(probes["crop_dependence"]), _written(arms["own"]["iou"], 1.0, 2, interval=False)]

@@ -18,13 +18,14 @@ import multiprocessing
 import os
 import platform
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import torch
 from needle_report import headline, page, put_into, read_costs, read_report, tables, write_plots
 
-from infogap.cli import main
+from infogap import cli
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("stage1", "control", "stage2")
@@ -46,7 +47,7 @@ def train(stage: str, seed: int, folder: Path, *, quick: bool) -> Path:
         arguments += ["--trainer.limit_train_batches=4", "--trainer.limit_val_batches=0", "--data.needle.count=48"]
         arguments += ["--data.limit=16"] if stage == "stage2" else []
     started = time.perf_counter()
-    main(arguments)
+    cli.main(arguments)
     (out / "seconds.json").write_text(json.dumps(time.perf_counter() - started))
     return checkpoint
 
@@ -60,7 +61,7 @@ def evaluate(checkpoint: Path | None, output: Path, args: argparse.Namespace, *m
     arguments += [f"--data.root={held_out(args)}", f"--data.needle.count={args.scenes}"]
     arguments += [f"--data.needle.seed={args.scenes_seed}", f"--model.play.views=[{','.join(views)}]"]
     arguments += [] if checkpoint is None else [f"--model.init_from={checkpoint}"]
-    main([*arguments, *more])
+    cli.main([*arguments, *more])
 
 
 def measure_costs(seed: int, args: argparse.Namespace) -> dict[str, Path]:
@@ -122,7 +123,12 @@ def reproduce(args: argparse.Namespace) -> dict[str, object]:
     return report
 
 
-if __name__ == "__main__":
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the script.
+
+    Args:
+        words: those of the command line; None takes those of the process.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of scenes and training")
     parser.add_argument("--jobs", type=int, default=1, help="seeds that run side by side, sharing the cores")
@@ -134,8 +140,12 @@ if __name__ == "__main__":
     parser.add_argument("--results", type=Path, default=ROOT / "docs/results", help="folder for the report and plots")
     parser.add_argument("--readme", type=Path, default=None, help="page whose table is replaced as well")
     parser.add_argument("--quick", action="store_true", help="the first seed, a few steps a stage and two views")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     made = reproduce(arguments)
     print(tables(made))
     if arguments.readme is not None:
         arguments.readme.write_text(put_into(arguments.readme.read_text(), headline(made)))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ Each room may import only the rooms above it:
     arguments, types, geometry  words of a command; plain data; boxes and their frames
     data                        images, shards, synthetic scenes, the datamodule
     episode                     what an episode is, in text and images
-    policy                      the model in tensors: packing, attention, sampling (uses types and geometry only)
+    policy                      the model in tensors: packing, attention, sampling (imports no other room)
     rollout                     the multi-turn loop
     pictures                    what is kept of an episode, and drawings of it (TensorBoard, viewer, ask)
     grpo                        advantages, losses, the LightningModule

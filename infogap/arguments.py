@@ -39,6 +39,12 @@ class CommandParser(argparse.ArgumentParser):
         missing = re.search(r"arguments are required: (.*)", message)
         if missing:
             raise CommandError(f"{missing[1]} is missing{self._see()}")
+        choice = re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", message)
+        if choice:
+            choices = [word.strip("'") for word in choice[3].split(", ")]
+            found = difflib.get_close_matches(choice[2], choices, n=1)
+            meant = f"did you mean {found[0]}? All are" if found else "give one of"
+            raise CommandError(f"{choice[1]}: invalid choice: {choice[2]!r}: {meant} {', '.join(choices)}.")
         raise CommandError(f"{message.removeprefix('argument ')}{self._see()}")
 
     def _see(self) -> str:

@@ -28,7 +28,7 @@ from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.packing import Chunk, Group, pack
 from infogap.policy.patches import PATCH, Patches
-from infogap.policy.weights import check_base, load_checkpoint, read_config
+from infogap.policy.weights import check_base, find_weights, load_checkpoint, read_config
 
 TOLERANCE: Final = 1e-4
 """Largest difference of a logit between the policy and the folder, as a share of the largest logit. Two orders of
@@ -71,7 +71,7 @@ def export(
     """Write a folder and prove it. Nothing is left of a folder that is not finished.
 
     Args:
-        source: a checkpoint of ours, a file or a directory.
+        source: a checkpoint of ours, a file or a directory; a run or its folder of checkpoints stands for the newest.
         out: the folder to write; must not exist.
         base: the model folder that the run was trained from; default: the one that the checkpoint names.
         adapter: write the adapters alone, to be used with the base folder, instead of merging them.
@@ -86,6 +86,7 @@ def export(
     """
     if os.path.lexists(out):
         raise ExportError(f"{out} exists: give the path of a new folder.")
+    source = find_weights(source)
     checkpoint = read_run_checkpoint(source)
     config = read_config(checkpoint, source, base)
     if adapter:
@@ -126,7 +127,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = CommandParser(
         prog="infogap export", description="Write a trained policy as a Hugging Face folder, and prove that it is one."
     )
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint: a file, or the directory of a sharded run")
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint, or a run for its newest one")
     parser.add_argument("out", type=Path, metavar="OUT", help="the folder to write; must not exist")
     parser.add_argument("--base", type=Path, metavar="FOLDER", help="the model folder that the run was trained from")
     parser.add_argument("--adapter", action="store_true", help="write the adapters alone instead of merging them")

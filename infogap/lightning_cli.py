@@ -49,6 +49,8 @@ QUIET = (
     r".*It is recommended to use `self.log\(.*sync_dist=True.*",  # the numbers are those of all ranks already
 )
 
+LARGEST_SEED: Final = 2**32 - 1  # of numpy's generators, which are set too
+
 COMMENTED: Final = "--print_config=comments"
 
 DESCRIPTIONS: Final = {
@@ -85,13 +87,16 @@ class InfogapCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; comments in a printed configuration are ours, since jsonargparse's need another package."""
+        """Parse, or raise ConfigError; comments printed are ours, since jsonargparse's need another package."""
         check_files(args if isinstance(args, list) else [])
         if isinstance(args, list) and COMMENTED in args:
             for each in self._subcommand_parsers.values():
                 cast(InfogapParser, each).comment_dumps()
             args = ["--print_config" if word == COMMENTED else word for word in args]
         super().parse_arguments(parser, args)
+        seed = self.config[self.config["subcommand"]]["seed_everything"]
+        if not 0 <= int(seed) <= LARGEST_SEED:
+            raise ConfigError(f"seed_everything is {seed}: give a number from 0 to {LARGEST_SEED}.")
 
     def add_arguments_to_parser(self, parser: object) -> None:
         """The ladder of resolution selection, which belongs to neither class, and one seed for everything random."""
@@ -100,11 +105,14 @@ class InfogapCLI(LightningCLI):
             parser.link_arguments("seed_everything", seed, compute_fn=int)  # type: ignore[attr-defined]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Make the trainer.
+        """Make the trainer; a recipe's bar gives way to ``trainer.enable_progress_bar``, instead of an error.
 
         Raises:
             ConfigError: for what Lightning refuses, such as a strategy that does not exist.
         """
+        chosen = self.config_init[self.subcommand]["trainer"]
+        if chosen["enable_progress_bar"] is False and isinstance(chosen["callbacks"], list):
+            chosen["callbacks"] = [each for each in chosen["callbacks"] if not isinstance(each, RewardProgressBar)]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -123,14 +131,7 @@ class TrainingCLI(InfogapCLI):
     seeds = ("model.seed", "data.seed")
     classes = MappingProxyType(
         {
-            "trainer.callbacks": (
-                EpisodeLogger,
-                CropDependence,
-                GroundingStage,
-                RewardProgressBar,
-                RunCheckpoint,
-                RankWatch,
-            ),
+            "trainer.callbacks": CALLBACKS,
             "trainer.strategy": (ReplicatedStrategy, ShardedStrategy),
         }
     )
@@ -148,7 +149,13 @@ class TrainingCLI(InfogapCLI):
         self.trainer.callbacks.append(selection)  # type: ignore[attr-defined]  # set by one of its connectors
 
     def before_validate(self) -> None:
-        """Find the checkpoint."""
+        """Find the checkpoint.
+
+        Raises:
+            ConfigError: if there are no validation shards.
+        """
+        if self._chosen["data"].val_root is None:
+            raise ConfigError("data.val_root is null, and validate plays on the validation shards: give their folder.")
         self._find_checkpoint()
 
     @property
@@ -229,6 +236,7 @@ class EvaluationCLI(InfogapCLI):
         selected before it.
         """
         model, data = self.model, self.datamodule
+        model.check_weights()  # before hours of selection
         data.prepare_data()
         needed = "selected" in model.play.views or data.require_view_tokens
         if data.benchmark.name != "shards" or not needed:
@@ -258,7 +266,9 @@ def run(args: ArgsType) -> None:
 
 
 def quieten() -> None:
-    """Leave out what other packages say of themselves."""
+    """Leave out what other packages say of themselves, and what would be said twice."""
+    if logging.root.hasHandlers():  # which Lightning's messages reach as well as its own handler
+        logging.getLogger("lightning").handlers.clear()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     for message in QUIET:
@@ -281,7 +291,7 @@ def _start(
         save_config_callback=save,
         save_config_kwargs={"overwrite": True},
         parser_class=InfogapParser,
-        parser_kwargs={name: {"description": DESCRIPTIONS[name]} for name in cli.subcommands()},
+        parser_kwargs={"prog": "infogap"} | {name: {"description": DESCRIPTIONS[name]} for name in cli.subcommands()},
     )
 
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "geometry": set(),
     "data": PLAIN,
     "episode": PLAIN | {"data"},
-    "policy": PLAIN,
+    "policy": set(),
     "rollout": PLAIN | {"data", "episode", "policy"},
     "pictures": PLAIN | {"data", "episode", "policy", "rollout"},
     "grpo": PLAIN | {"data", "episode", "policy", "rollout"},
@@ -63,7 +63,7 @@ DOCUMENTED = sorted(f"docs/contributing/{path.name}" for path in (ROOT / "docs" 
 INVENTED = {"my_rewards.py", "few.yaml", "config.yaml", "vstar.py"}
 """Files that a page or a run makes, or that are named without their folder."""
 
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}
 """Import names that differ from the name under which a dependency is installed."""
 
 USED_BUT_NOT_IMPORTED = {

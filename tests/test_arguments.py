@@ -6,6 +6,8 @@ import pytest
 
 from infogap import cli
 from infogap.arguments import CommandError, CommandParser, check_command
+from infogap.evaluation.benchmarks.registry import find_benchmark
+from infogap.evaluation.question import BenchmarkError
 
 
 @pytest.fixture
@@ -13,6 +15,7 @@ def parser() -> CommandParser:
     parser = CommandParser(prog="infogap look")
     parser.add_argument("image")
     parser.add_argument("--tokens", type=int)
+    parser.add_argument("--order", choices=["rising", "falling"])
     return parser
 
 
@@ -24,6 +27,11 @@ def parser() -> CommandParser:
         (["a", "b"], "There is no use for b: see `infogap look --help`."),
         ([], "image is missing: see `infogap look --help`."),
         (["a", "--tokens", "x"], "--tokens: invalid int value: 'x': see `infogap look --help`."),
+        (
+            ["a", "--order", "fallin"],
+            "--order: invalid choice: 'fallin': did you mean falling? All are rising, falling.",
+        ),
+        (["a", "--order", "zz"], "--order: invalid choice: 'zz': give one of rising, falling."),
         (["a", "--tokens"], "--tokens: expected one argument: see `infogap look --help`."),
     ],
 )
@@ -31,6 +39,17 @@ def test_a_mistake_is_one_sentence(parser: CommandParser, words: list[str], sent
     with pytest.raises(CommandError) as caught:
         parser.parse_args(words)
     assert str(caught.value) == sentence
+
+
+def test_the_nearest_source_is_named() -> None:
+    with pytest.raises(CommandError, match=r"SOURCE: invalid choice: 'jsnl': did you mean jsonl\? All are .*, jsonl,"):
+        cli.main(["data", "convert", "jsnl", "x", "y"])
+
+
+@pytest.mark.parametrize(("name", "meant"), [("vstra", "did you mean 'vstar'"), ("qqq", "give one of cvbench")])
+def test_a_benchmark_is_suggested_only_if_it_is_near(name: str, meant: str) -> None:
+    with pytest.raises(BenchmarkError, match=f"There is no benchmark '{name}': {meant}"):
+        find_benchmark(name)
 
 
 def test_right_words_are_read(parser: CommandParser) -> None:

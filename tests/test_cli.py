@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from shard_files import members_of, write_tar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from infogap.cli import main, short_errors
+from infogap.data.needle import NeedleConfig, make_samples
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 PROMPTS, GROUP, STEPS = 2, 4, 3
@@ -176,3 +178,38 @@ def test_the_program_prints_no_warning(stages: Path, tmp_path: Path) -> None:
     assert "Warning" not in errors
     assert "litlogger" not in errors
     assert (stages / "program" / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_an_error_in_training_stands_in_a_line_of_its_own(tmp_path: Path) -> None:
+    """Output and errors go to one file, as in a terminal or a log, where a progress bar is being drawn."""
+    first, second = make_samples(NeedleConfig(), 0, 2)
+    write_tar(tmp_path / "train" / "shard-000000.tar", members_of(first) | members_of(second, question=None))
+    more = ["--data.needle=null", "--data.val_root=null", "--data.strict=true", "--data.require_view_tokens=false"]
+    more += ["--model.rollout.view.mode=budget", "--trainer.limit_val_batches=0", "--data.prompts_per_step=1"]
+    run = subprocess.run(
+        [sys.executable, "-m", "infogap.cli", *arguments(tmp_path, "stage1.yaml", *more)],
+        cwd=CONFIGS.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert run.returncode == 2, run.stdout
+    assert "Epoch 0" in run.stdout
+    errors = [line for line in run.stdout.splitlines() if "error: " in line]
+    assert len(errors) == 1
+    assert errors[0].startswith("error: ")
+    said = [line.removeprefix("INFO: ") for line in run.stdout.splitlines() if "Seed set to" in line]
+    assert said == ["Seed set to 0"]
+
+
+def test_a_recipe_runs_without_its_progress_bar(stages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.limit_train_batches=0", "--trainer.limit_val_batches=0"]
+    main(arguments(stages, "stage1.yaml", *quiet, "--trainer.logger.init_args.name=quiet"))
+    assert "Epoch" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_help_names_the_program(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: infogap {command} ")

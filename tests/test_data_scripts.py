@@ -132,13 +132,28 @@ def test_the_tables_of_the_readme_and_the_results_page_are_those_of_the_results(
 def test_the_results_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage and every number, far too short to show anything, and nothing is done twice."""
     import reproduce_needle
-    from needle_report import tables
+    from needle_report import headline, put_into, tables
 
-    args = argparse.Namespace(
-        seeds=[3, 4], jobs=1, scenes=8, scenes_seed=77, out=tmp_path / "out", results=tmp_path / "results", quick=True
+    out, results, page = tmp_path / "out", tmp_path / "results", tmp_path / "README.md"
+    page.write_text(
+        "before\n<!-- made by data_scripts/reproduce_needle.py -->\nold\n<!-- end of what it made -->\nafter\n"
     )
-    report = reproduce_needle.reproduce(args)
-    assert json.loads((args.results / "needle.json").read_text()) == report
+    words = [
+        "--quick",
+        "--seeds",
+        "3",
+        "4",
+        "--scenes",
+        "8",
+        "--scenes-seed",
+        "77",
+        f"--out={out}",
+        f"--results={results}",
+    ]
+    reproduce_needle.main([*words, f"--readme={page}"])
+    report = json.loads((results / "needle.json").read_text())
+    assert page.read_text() == put_into(page.read_text(), headline(report))
+    assert "old" not in page.read_text()
     assert report["seeds"] == [3]
     assert set(report["policies"]) == {"shipped", "stage1", "control", "stage2"}
     for views in report["policies"].values():
@@ -152,9 +167,10 @@ def test_the_results_can_be_reproduced(tmp_path: Path, monkeypatch: pytest.Monke
         ("stage2", "own"),
     }
     assert "| crop dependence: own minus noise |" in tables(report)
-    assert (args.results / "needle_stage1" / "dependence.png").is_file()
+    assert (results / "needle_stage1" / "dependence.png").is_file()
     assert sys.path[0] == str(SCRIPTS)
-    kept = [*args.out.rglob("*.ckpt"), *args.out.rglob("predictions.jsonl")]
+    kept = [*out.rglob("*.ckpt"), *out.rglob("predictions.jsonl")]
     made = {path: path.stat().st_mtime_ns for path in kept}
-    assert reproduce_needle.reproduce(args)["policies"] == report["policies"]
+    reproduce_needle.main(words)
+    assert json.loads((results / "needle.json").read_text())["policies"] == report["policies"]
     assert {path: path.stat().st_mtime_ns for path in made} == made

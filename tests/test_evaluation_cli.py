@@ -20,9 +20,12 @@ from infogap.data.needle import NeedleConfig, make_samples
 from infogap.data.writing import write_shards
 from infogap.evaluation.benchmarks.registry import BENCHMARKS, find_benchmark
 from infogap.evaluation.engine import ArmPlayer
-from infogap.evaluation.prediction_file import load_contents, load_predictions
+from infogap.evaluation.module import EvaluationModule
+from infogap.evaluation.prediction_file import PredictionFile, load_contents, load_predictions
 from infogap.evaluation.question import BenchmarkError, UnreadableRow
-from infogap.policy.loading import NEEDLE_POLICY
+from infogap.grpo.module import GRPOModule
+from infogap.policy.loading import NEEDLE_POLICY, LoraConfig, PolicyConfig, load_policy
+from infogap.policy.vocabulary import PolicyError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SCENES = 8
@@ -212,8 +215,6 @@ def test_a_folder_is_a_policy_of_its_own_and_a_checkpoint_gives_weights(folder: 
     shipped = load_contents(tmp_path / "out" / "predictions.jsonl")
     assert shipped.protocol["policy"] == str(NEEDLE_POLICY)
     weights = tmp_path / "zero.ckpt"
-    from infogap.policy.loading import PolicyConfig, load_policy
-
     state = load_policy(PolicyConfig(), ()).state_dict()
     torch.save({"state_dict": {f"policy.{name}": torch.zeros_like(value) for name, value in state.items()}}, weights)
     changed = arguments(tmp_path, f"--model.init_from={weights}", f"--model.output={tmp_path / 'zero'}", *few)
@@ -221,6 +222,49 @@ def test_a_folder_is_a_policy_of_its_own_and_a_checkpoint_gives_weights(folder: 
     zero = load_predictions(tmp_path / "zero" / "predictions.jsonl")
     assert {p.crops for p in zero} == {()}
     assert all(p.crops for p in shipped.predictions.values())
+
+
+def checkpoint(path: Path, **changes: Any) -> Path:
+    """The shipped policy's weights as a run writes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = load_policy(PolicyConfig(**changes)).state_dict()
+    torch.save({"state_dict": {f"policy.{name}": value for name, value in state.items()}}, path)
+    return path
+
+
+def test_a_run_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "checkpoints" / "step_00000002.ckpt")
+    newest = checkpoint(tmp_path / "checkpoints" / "step_00000010.ckpt")
+    for folder in (tmp_path, tmp_path / "checkpoints"):
+        module = EvaluationModule(init_from=str(folder))
+        assert (module.weights, module.policy_config.path) == (newest, "needle")
+        module.check_weights()
+        assert GRPOModule(init_from=str(folder)).init_from == str(newest)
+
+
+def test_weights_of_another_kind_are_refused_before_views_are_selected(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("infogap.lightning_cli.ensure_manifest", lambda *_, **__: pytest.fail("views were selected"))
+    other = checkpoint(tmp_path / "adapters.ckpt", lora=LoraConfig(rank=4))
+    with pytest.raises(PolicyError, match=r"adapters.ckpt does not fit the policy, first at"):
+        main(arguments(folder, f"--model.init_from={other}"))
+
+
+def test_an_evaluation_that_stops_before_its_first_row_closes_its_predictions(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: Any) -> None:
+        raise PolicyError("a file is missing")
+
+    closed: list[Path] = []
+    close = PredictionFile.close
+    monkeypatch.setattr(PredictionFile, "close", lambda file: (closed.append(file.path), close(file)))
+    monkeypatch.setattr("infogap.evaluation.module.load_policy", missing)
+    (tmp_path / "scenes").symlink_to(folder / "scenes")
+    with pytest.raises(PolicyError, match="a file is missing"):
+        main(arguments(tmp_path))
+    assert closed == [tmp_path / "out" / "predictions.jsonl"]
 
 
 def test_a_row_that_cannot_be_read_is_counted_and_said(
@@ -254,8 +298,8 @@ def test_a_row_that_cannot_be_read_is_counted_and_said(
         (["--model.init_from=/nowhere.ckpt"], "/nowhere.ckpt"),
         (["--model.scoring.mode=official"], "shards has no rule of its own"),
         (["--model.play.arms=[own,gtt]"], "gtt"),
-        (["--model.play.view=[64]"], "did you mean views"),
-        (["--model.scoring.judge.base_url=http://x/v1"], "judge: the following arguments are required: model"),
+        (["--model.play.view=[64]"], "did you mean model.play.views"),
+        (["--model.scoring.judge.base_url=http://x/v1"], "model.scoring.judge: model must be given"),
         (["--model.scoring.judge.base_url=ftp://x", "--model.scoring.judge.model=m"], "is no http or https address"),
     ],
     ids=lambda value: value[-1] if isinstance(value, list) else "",

@@ -20,7 +20,7 @@ from infogap.export import ExportError, export, main
 from infogap.policy.loading import NEEDLE_POLICY, LoraConfig, PolicyConfig, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.vocabulary import PolicyError
-from infogap.policy.weights import load_weights, lora_scale
+from infogap.policy.weights import fingerprint, load_weights, lora_scale
 
 LORA = LoraConfig(rank=4, alpha=8, target_modules=("q_proj", "down_proj"))
 
@@ -72,6 +72,22 @@ def test_a_trained_policy_becomes_a_folder(tmp_path: Path, directory: bool, caps
     for name in copied:
         assert (out / name).read_bytes() == (tiny_folder() / name).read_bytes()
     load_policy(PolicyConfig(str(out)))
+
+
+@pytest.mark.parametrize("inner", ["", "checkpoints"])
+def test_a_run_stands_for_its_newest_checkpoint(tmp_path: Path, inner: str) -> None:
+    config = PolicyConfig(str(tiny_folder()))
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    save(load_policy(config), config, run / "checkpoints" / "step_00000002.ckpt")
+    newest = save(trained(config), config, run / "checkpoints" / "step_00000010.ckpt")
+    export(run / inner, tmp_path / "out")
+    again, policy = load_policy(PolicyConfig(str(tmp_path / "out"))), load_policy(config)
+    load_weights(policy, run / inner)
+    for name, value in trained(config).state_dict().items():
+        assert torch.equal(policy.state_dict()[name], value)
+        assert torch.equal(again.state_dict()[name], value)
+    assert fingerprint(run / inner) == fingerprint(newest)
 
 
 def test_the_small_policy_is_exported_with_its_chat_template(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import gc
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from tiny_policy import SCENES
 from infogap import cli
 from infogap.data.index import INDEX_NAME
 from infogap.data.needle_shards import write_needle_shards
+from infogap.policy.loading import NEEDLE_POLICY, PolicyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGE = "--config=configs/stage1.yaml"
 BENCHMARK = "--config=configs/eval/vstar.yaml"
+VALIDATE = (
+    "validate {S} --data.root {}/shards --data.needle null --data.val_root {}/shards "
+    "--trainer.logger.init_args.save_dir {}/logs"
+)
+SHARDS = "test {B} --data.benchmark shards --data.root {}/shards --model.policy.path needle"
 FILES = {
     "typo.yaml": "model: {rolout: {group_size: 4}}",
     "deep.yaml": "model:\n  rollout:\n    view: {bugdet: 4}",
@@ -48,6 +55,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (made / name).write_text(text)
     (made / "binary.yaml").write_bytes(bytes(range(128, 256)))
+    (made / "random.ckpt").write_bytes(bytes(range(256)))
+    torch.save(
+        {"infogap": {"policy": asdict(PolicyConfig(vision_tower="frozen"))}, "state_dict": {}}, made / "weights.ckpt"
+    )
     (made / "empty").mkdir()
     (made / "run").mkdir()
     (made / "lone_index").mkdir()
@@ -105,6 +116,7 @@ FIT: dict[str, Case] = {
     ),
     "too few values": ("--model.optim.betas [0.9]", ("model.optim.betas is '[0.9]'", "a list of 2 values.")),
     "text or null": ("--trainer.max_epochs x", ("trainer.max_epochs is 'x'", "a whole number or null.")),
+    "a negative seed": ("--seed_everything -5", ("seed_everything is -5", "from 0 to 4294967295.")),
     "out of range": ("--model.optim.lr -1", ("optim.lr is -1", "give a positive number")),
     "a rising ladder": ("--resolution.ladder [1,2]", ("resolution.ladder is", "each smaller")),
     "no rank": ("--model.policy.lora.rank 0", ("policy.lora", "at least 1")),
@@ -138,6 +150,18 @@ OTHERS: dict[str, Case] = {
     "a benchmark": ("test {B} --data.benchmark vstra", ("vstra", "vstar")),
     "a benchmark's files": ("test {B} --model.policy.path needle --data.root {}/nowhere", ("nowhere",)),
     "weights to test": ("test {B} --model.init_from {}/nowhere", ("init_from", "nowhere", "give")),
+    "weights that cannot be read": (SHARDS + " --model.init_from {}/random.ckpt", ("random.ckpt", "give one that")),
+    "a file without weights": (SHARDS + " --model.init_from {}/weights.ckpt", ("weights.ckpt", "holds no weights")),
+    "a folder without weights": (SHARDS + " --model.init_from {}/empty", ("empty", "is no model folder")),
+    "no validation shards": ("validate {S} --data.val_root null", ("data.val_root is null", "give their folder")),
+    "no checkpoint to validate": (VALIDATE + " --ckpt_path {}/nowhere.ckpt", ("no checkpoint", "nowhere.ckpt")),
+    "a binary to validate": (VALIDATE + " --ckpt_path {}/random.ckpt", ("random.ckpt", "give another")),
+    "a configuration to validate": (VALIDATE + " --ckpt_path {}/typo.yaml", ("typo.yaml", "give another")),
+    "a model to validate": (VALIDATE + f" --ckpt_path {NEEDLE_POLICY}/model.safetensors", ("safetensors", "another")),
+    "another policy's checkpoint": (
+        VALIDATE + " --ckpt_path {}/weights.ckpt --model.policy.lora.rank 4",
+        ("weights.ckpt", "another policy", "policy.lora None"),
+    ),
     "validate's checkpoint": ("validate {S} --ckpt_path {}/empty --data.val_root {}/shards", ("empty", "no complete")),
     "results to compare": ("compare {}/empty", ("empty",)),
     "damaged results": ("compare {}/results.json", ("results.json",)),

@@ -18,7 +18,8 @@ from infogap.evaluation.datamodule import BenchmarkDataModule
 from infogap.evaluation.module import EvaluationModule
 from infogap.grpo.module import GRPOModule
 from infogap.parser.comments import comment
-from infogap.parser.fields import REQUIRED, fields_of, first_sentence
+from infogap.parser.fields import REQUIRED, Field, fields_of, first_sentence, without_default
+from infogap.parser.help import own_fields
 from infogap.resolution import ResolutionConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,6 +169,46 @@ def test_comments_stand_above_what_they_are_about() -> None:
         "# all of it.\nmodel:\n  text: 'a\n\n      size: 3'\n  # how large.\n  size: 1\nrows:\n- class_path: a.b.Kind\n"
         "  init_args:\n    # its size.\n    size: 2\n"
     )
+
+
+def test_a_class_in_another_leaves_the_outer_one_its_comments() -> None:
+    inner = "    inner:\n      class_path: b.Inner\n      init_args:\n"
+    written = f"row:\n  class_path: a.Outer\n  init_args:\n{inner}        size: 2\n    size: 1\n"
+    said = comment(written, {"Outer:size": "outer size.", "Inner:size": "inner size.", "Outer:inner": "a part."})
+    assert "        # inner size.\n        size: 2\n    # outer size.\n    size: 1\n" in said
+    assert "    # a part.\n    inner:\n" in said
+
+
+NAMED = [owner for owners in lightning_cli.TrainingCLI.classes.values() for owner in owners]
+
+
+@pytest.mark.parametrize("owner", [each for each in NAMED if "__init__" in vars(each)])
+def test_every_argument_of_a_named_class_has_a_sentence(owner: type) -> None:
+    """One without would be in no help."""
+    fields = list(fields_of(owner))
+    assert fields
+    assert [field.name for field in own_fields(owner)] == [field.name for field in fields]
+
+
+@pytest.mark.parametrize(
+    ("text", "default", "said"),
+    [
+        ("weight of it. Default 0.8.", "0.8", "weight of it."),
+        ("weight of it. Not published; default 0.8.", "0.8", "weight of it. Not published."),
+        ("whether to. Not published; default no.", "false", "whether to. Not published."),
+        ("weight of it. Default 0.8, ours.", "0.8", "weight of it. Default 0.8, ours."),
+        ("weight of it. Default 0.85.", "0.8", "weight of it. Default 0.85."),
+    ],
+)
+def test_a_default_is_said_once(text: str, default: str, said: str) -> None:
+    assert without_default(Field("x", "FLOAT", default, text)) == said
+
+
+def test_lightnings_own_options_are_in_the_help(printed: Print) -> None:
+    page = printed("fit", "--help")
+    assert "  --weights_only true|false\n" in page
+    assert "  model.policy FIELDS|null: Which model" in page
+    assert "  data.sources [FIELDS, ...]|null: " in page
 
 
 def test_every_callback_of_ours_is_named() -> None:

@@ -6,6 +6,7 @@ The image is 1000 x 500. B_1 = (100, 100, 200, 150) has 100 * 50 = 5000 pixels, 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from typing import Literal
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infogap.data.sample import Sample
-from infogap.episode.extra_reward import ExtraReward
+from infogap.episode.extra_reward import ExtraReward, checked_score
 from infogap.episode.protocol import Protocol, ProtocolConfig
 from infogap.episode.rewards import (
     AccuracyReward,
@@ -359,3 +360,34 @@ def test_any_real_number_is_a_score(make_sample: MakeSample, score: object) -> N
 def test_the_weight_of_an_extra_reward_is_finite() -> None:
     with pytest.raises(ValueError, match="The weight of the reward brevity is nan, but must be a finite number"):
         with_extra(Brevity(weight=float("nan")))
+
+
+class Divides(Brevity):
+    """Its mistake is in a line of this file, though what raises may be elsewhere."""
+
+    def __call__(self, episode: Episode, sample: Sample) -> float:
+        return 1 / len(episode.crops)
+
+
+class Asks(Brevity):
+    def __call__(self, episode: Episode, sample: Sample) -> float:
+        return Box.nowhere  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize(("reward", "error"), [(Divides, "ZeroDivisionError: "), (Asks, "AttributeError: ")])
+def test_an_error_of_an_extra_reward_names_its_place(
+    make_sample: MakeSample, reward: type[ExtraReward], error: str
+) -> None:
+    line = inspect.getsourcelines(reward.__call__)[1] + 1
+    place = re.escape(f"({__file__}, line {line}): mend ")
+    with pytest.raises(ValueError, match=f"of the sample 'here' raised {error}.* {place}.*\\.{reward.__name__}\\.$"):
+        with_extra(reward()).score(played("3"), make_sample("here"))
+
+
+def test_an_error_of_our_own_rewards_comes_as_it_is(make_sample: MakeSample) -> None:
+    def broken(episode: Episode, sample: Sample) -> float:
+        raise KeyError("ours")
+
+    broken.name = "broken"  # type: ignore[attr-defined]
+    with pytest.raises(KeyError, match="ours"):
+        checked_score(broken, played("3"), make_sample())  # type: ignore[arg-type]

@@ -29,6 +29,13 @@ class RewardProgressBar(TQDMProgressBar):
     def __init__(self, refresh_rate: int = 1, leave: bool = False) -> None:
         super().__init__(refresh_rate=refresh_rate, leave=leave)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """End the bars' lines, so that what went wrong stands in a line of its own."""
+        super().on_exception(trainer, pl_module, exception)
+        for bar in (self._val_progress_bar, self._train_progress_bar):  # the lower one first
+            if bar is not None:
+                bar.close()
+
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:

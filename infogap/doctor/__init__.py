@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from infogap.arguments import CommandError, CommandParser
+from infogap.arguments import CommandError, CommandParser, nearest
 
 if TYPE_CHECKING:
     from infogap.doctor.findings import Finding
@@ -32,11 +32,15 @@ def main(words: Sequence[str]) -> None:
         words: the words after the command: those of ``fit``, and ``--hardware NAME``.
 
     Raises:
-        CommandError: if there is no such hardware.
+        CommandError: if there is no such hardware, or `--hardware` is misspelt.
         SystemExit: with status 1 for a problem; with status 2 if the parser of ``fit`` refuses a word.
     """
     parser = _make_parser()
     chosen, rest = parser.parse_known_args(list(words))
+    for name in (word.partition("=")[0] for word in rest):
+        meant = nearest(name, ["--hardware"]) if name.startswith("--") and "." not in name else ""
+        if meant:
+            raise CommandError(f"There is no option {name}{meant}")
     from infogap.doctor.findings import Level, render
     from infogap.doctor.hardware import TABLE
     from infogap.doctor.machine import devices, look_at_machine

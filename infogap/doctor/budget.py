@@ -49,7 +49,8 @@ class Recipe:
         tower: "frozen", "full" or "lora".
         weight_bytes: of a number of the trained part, or of the part under adapters.
         frozen_bytes: of a number of the frozen tower.
-        compute_bytes: of a number in the passes.
+        compute_bytes: of a number in the passes, and in the values of attention.
+        key_bytes: of a number in the keys; under autocast over float32 weights they are float32.
         checkpointing: whether activations are computed again.
         reference: whether a frozen copy of the whole policy is held for the KL term; with adapters none is needed.
     """
@@ -61,6 +62,7 @@ class Recipe:
     weight_bytes: int = 4
     frozen_bytes: int = 4
     compute_bytes: int = 2
+    key_bytes: int = 2
     checkpointing: bool = True
     reference: bool = False
 
@@ -196,8 +198,8 @@ def memory(recipe: Recipe, work: Workload, sizes: Sizes, device_bytes: float) ->
 
 
 def cache_bytes(recipe: Recipe, sizes: Sizes) -> int:
-    """Keys and values of one token in all layers."""
-    return recipe.compute_bytes * 2 * sizes.layers * sizes.key_width
+    """Keys and values of one token in all layers, as ``infogap.policy.memory.token_bytes`` counts them."""
+    return (recipe.key_bytes + recipe.compute_bytes) * sizes.layers * sizes.key_width
 
 
 def step_time(recipe: Recipe, work: Workload, sizes: Sizes, cache: float, on: Hardware) -> Seconds:

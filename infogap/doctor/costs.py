@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from infogap.doctor.budget import Memory, Seconds, cache_bytes, memory, step_time, trained_weights
 from infogap.doctor.findings import Finding, problem, warning
 from infogap.doctor.hardware import Hardware
@@ -12,7 +14,9 @@ from infogap.doctor.sizes import Sizes
 from infogap.policy.memory import GIB
 
 
-def look_at_costs(run: Run, plan: Plan, sizes: Sizes, on: Hardware, host: float | None) -> list[Finding]:
+def look_at_costs(
+    run: Run, plan: Plan, sizes: Sizes, on: Hardware, host: float | None, sharing: int = 0
+) -> list[Finding]:
     """Lines about memory and time.
 
     Args:
@@ -20,7 +24,8 @@ def look_at_costs(run: Run, plan: Plan, sizes: Sizes, on: Hardware, host: float 
         plan: what the arithmetic is done with.
         sizes: the model.
         on: the device.
-        host: memory of this machine; None if another one is planned for.
+        host: memory of this machine, free memory if the device is its processor; None if another one is planned for.
+        sharing: processes whose device is the processor, so that what they hold is memory of the machine; 0 for GPUs.
     """
     held = memory(plan.recipe, plan.work, sizes, on.memory)
     allowed = held.cache if run.rollout.cache_gib is None else run.rollout.cache_gib * GIB
@@ -28,16 +33,19 @@ def look_at_costs(run: Run, plan: Plan, sizes: Sizes, on: Hardware, host: float 
     how = "measured just now, with what else runs here" if on.measured else "a share of the data sheet"
     rates = f"{on.matmul / 1e12:.3g} Tflop/s and {on.copy / 1e9:,.0f} GB/s ({how})"
     trained, all_weights = trained_weights(plan.recipe, sizes) / 1e6, (sizes.language + sizes.tower) / 1e6
+    fits = held.states <= on.memory
+    groups = math.ceil(plan.work.prompts / plan.recipe.devices / seconds.waves)
+    running = held.states + held.gathered + held.images + min(allowed, groups * held.group_cache) + held.update
     return [
         Finding("planned for", f"{plan.recipe.devices} x {on.name}: {on.memory / GIB:.1f} GiB, {rates}"),
         Finding("assumed", plan.assumed),
         Finding("trained", f"{trained:,.2f} million weights; the model has {all_weights:,.2f} million"),
         _states(held, on),
-        _playing(held, plan, sizes, allowed, seconds),
-        _update(held, on),
-        _host(held, host),
+        # no setting of a step makes room for states that do not fit
+        *([_playing(held, plan, sizes, allowed, seconds, on), _update(held, on)] if fits else []),
+        _host(held.machine + sharing * running, host, sharing),
         _checkpoints(run, held, here=host is not None),
-        *_time(run, seconds),
+        *(_time(run, seconds) if fits else []),
     ]
 
 
@@ -49,11 +57,16 @@ def _states(held: Memory, on: Hardware) -> Finding:
     return problem("states", f"{text}, more than it has: {remedy}")
 
 
-def _playing(held: Memory, plan: Plan, sizes: Sizes, allowed: float, seconds: Seconds) -> Finding:
+def _playing(held: Memory, plan: Plan, sizes: Sizes, allowed: float, seconds: Seconds, on: Hardware) -> Finding:
     episode = cache_bytes(plan.recipe, sizes) * plan.work.slot
     text = f"{_gib(held.gathered)} of gathered weights, " if held.gathered else ""
     text += f"{_gib(held.images)} of visual tokens, {_gib(allowed)} for keys and values, of which an episode takes up "
     text += f"to {_gib(episode)} and a group {_gib(held.group_cache)}"
+    room = on.memory - held.states - held.gathered - held.images
+    if allowed > max(room, 0.0):
+        less = f"lower model.rollout.cache_gib below {room / GIB:.1f}, or set it to null"
+        remedy = less if room > held.group_cache else "lower data.prompts_per_step or take a larger device"
+        return problem("playing", f"{text}; {_gib(max(room, 0.0))} are free beside states and images: {remedy}.")
     if held.group_cache <= allowed:
         return Finding("playing", f"{text}: {seconds.waves} wave(s) a step")
     remedy = "lower model.rollout.group_size, model.rollout.limits or model.rollout.crop.max_tokens, or take a larger "
@@ -68,11 +81,13 @@ def _update(held: Memory, on: Hardware) -> Finding:
     return problem("update", f"{text}model.algorithm.row_tokens, or set model.policy.gradient_checkpointing.")
 
 
-def _host(held: Memory, host: float | None) -> Finding:
-    text = f"{_gib(held.machine)} a machine: weights while they load, patches of the images"
-    if host is None or held.machine <= host:
+def _host(needed: float, host: float | None, sharing: int) -> Finding:
+    text = f"{_gib(needed)} a machine: weights while they load, patches of the images"
+    text += f", states, keys, values and rows of {sharing} process(es)" if sharing else ""
+    if host is None or needed <= host:
         return Finding("host memory", text)
-    text += f", and this one has {_gib(host)}: lower data.prompts_per_step, or use fewer devices on more machines."
+    text += f", and this one has {_gib(host)}{' free' if sharing else ''}: lower data.prompts_per_step, or use fewer "
+    text += "devices on more machines."
     return problem("host memory", text)
 
 

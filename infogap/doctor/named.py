@@ -10,9 +10,9 @@ from typing import Any, cast
 
 from infogap.data.datamodule import ShardSource
 from infogap.data.index import load_index
-from infogap.data.manifest import manifest_path
+from infogap.data.manifest import load_manifest, manifest_path
 from infogap.data.reader import is_remote
-from infogap.data.shards import find_shards
+from infogap.data.shards import find_shards, walk
 from infogap.doctor.findings import Finding, problem, warning
 from infogap.doctor.reading import Run
 from infogap.grpo.strategy import check_precision
@@ -21,7 +21,7 @@ from infogap.policy.vocabulary import PolicyError
 
 
 def look_at_model(run: Run, expected: int | None) -> list[Finding]:
-    """The model's folder, its weights by the headers of their files, and what training starts from.
+    """The model's folder, and its weights by the headers of their files.
 
     Args:
         run: what was configured.
@@ -46,10 +46,6 @@ def look_at_model(run: Run, expected: int | None) -> list[Finding]:
             found.append(Finding("model", f"{folder}: {held / 1e6:,.1f} million weights in {len(files)} file(s)"))
     except PolicyError as error:
         found.append(problem("model.policy.path", str(error)))
-    if run.init_from is not None:
-        there = Path(run.init_from).exists()
-        missing = problem("model.init_from", f"{run.init_from} does not exist: give a checkpoint or a model folder.")
-        found.append(Finding("model.init_from", f"{run.init_from} is there") if there else missing)
     return found
 
 
@@ -83,23 +79,42 @@ def _source(source: ShardSource, run: Run) -> list[Finding]:
     try:
         shards = find_shards(source.root)
         index = load_index(shards[0].parent)
-        manifest = manifest_path(source.root) if source.manifest is None else Path(source.manifest)
     except FileNotFoundError as error:
-        if run.needle is not None:
-            return [Finding("data", f"{source.root}: fit will draw {run.needle.count} needle scenes there")]
-        return [problem("data.root", str(error))]
+        if run.needle is None:
+            return [problem("data.root", str(error))]
+        drawn = Finding("data", f"{source.root}: fit will draw {run.needle.count} needle scenes there")
+        return [drawn, *(_views(source, run) if source.manifest is not None else [])]
     except (OSError, ValueError) as error:
         return [problem("data.root", str(error))]
+    faults: list[str] = []
+    if next(walk(shards[0], faults.append), None) is None:
+        text = f"{shards[0]} is no shard ({', '.join(faults) or 'it holds no file'}): give a tar file of samples."
+        return [problem("data.root", text)]
     size = sum(shard.stat().st_size for shard in shards)
     samples = "" if index is None else f", {sum(entry.samples for entry in index.shards):,} samples"
     found = [Finding("data", f"{source.root}: {len(shards)} shards{samples}, {size / 1e9:.2f} GB")]
     if index is None:
         text = f"there is none: run `infogap data index {shards[0].parent}`, or every start reads all shards."
         found.append(warning("index", text))
-    if run.rollout.view.mode == "selected" and not manifest.is_file():
-        text = f"{manifest} is not there: fit selects a view for every sample before its first step, or run "
-        found.append(warning("views", f"{text}data_scripts/select_resolution.py first."))
-    return found
+    return found + _views(source, run)
+
+
+def _views(source: ShardSource, run: Run) -> list[Finding]:
+    """The manifest of a source: fit makes one where views are needed, and reads one that is named in any case."""
+    manifest = manifest_path(source.root) if source.manifest is None else Path(source.manifest)
+    try:
+        load_manifest(manifest)
+        return []
+    except FileNotFoundError:
+        if run.rollout.view.mode == "selected" or run.needs_views:
+            text = f"{manifest} is not there: fit selects a view for every sample before its first step, or run "
+            return [warning("views", f"{text}data_scripts/select_resolution.py first.")]
+        if source.manifest is None:
+            return []
+        text = f"{manifest} does not exist: give the manifest of these shards, or null for the one beside them."
+        return [problem("data.manifest", text)]
+    except (OSError, ValueError) as error:
+        return [problem("data.manifest", str(error))]
 
 
 def look_at_processes(run: Run, number: int, there: int | None) -> list[Finding]:

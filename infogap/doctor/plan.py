@@ -49,15 +49,10 @@ def device_count(run: Run, there: int) -> int:
 
     Args:
         run: what was configured.
-        there: devices of this machine, which "auto" and -1 take all of.
+        there: devices of this machine, all of which are taken if no number was given.
     """
-    given = run.devices
-    if isinstance(given, list):
-        return len(given) * run.machines
-    text = str(given)
-    if text in ("auto", "-1"):
-        return there * run.machines
-    return (int(text) if text.isdigit() else len(text.split(","))) * run.machines
+    mine = there if run.devices is None else len(run.devices) if isinstance(run.devices, list) else run.devices
+    return mine * run.machines
 
 
 def make_plan(run: Run, number: int) -> Plan:
@@ -67,19 +62,6 @@ def make_plan(run: Run, number: int) -> Plan:
         run: what was configured.
         number: devices over all machines.
     """
-    half = run.policy.dtype == "bfloat16"
-    computed = half or "16" in run.precision or (run.sharded and run.sharding.compute_dtype == "bfloat16")
-    recipe = Recipe(
-        devices=number,
-        sharded=run.sharded,
-        lora=run.policy.lora is not None,
-        tower=run.policy.vision_tower,
-        weight_bytes=2 if half else 4,
-        frozen_bytes=2 if half else 4,
-        compute_bytes=2 if computed else 4,
-        checkpointing=run.policy.gradient_checkpointing,
-        reference=run.algorithm.loss.kl_coef > 0 and run.policy.lora is None,
-    )
     view, reason = _view_tokens(run)
     rollout, limits = run.rollout, run.rollout.limits
     text = len(run.protocol.tool_system_prompt) // CHARACTERS_A_TOKEN + QUESTION_TOKENS
@@ -103,7 +85,28 @@ def make_plan(run: Run, number: int) -> Plan:
     )
     assumed = f"a view of {view:,.0f} visual tokens ({reason}), {text} tokens of text, episodes of {written:,.0f} "
     assumed += f"tokens (the longest {longest:,}) with {crops} crop of {crop:,} visual tokens"
-    return Plan(recipe, work, assumed)
+    return Plan(_recipe(run, number), work, assumed)
+
+
+def _recipe(run: Run, number: int) -> Recipe:
+    """How the weights are held on so many devices."""
+    half = run.policy.dtype == "bfloat16"
+    gathered_half = run.sharded and run.sharding.compute_dtype == "bfloat16"
+    computed = half or "16" in run.precision or gathered_half
+    # rotations are float32 under autocast, and keys with them: the rule of infogap.policy.memory.token_bytes
+    wide_keys = "mixed" in run.precision and not half and not gathered_half
+    return Recipe(
+        devices=number,
+        sharded=run.sharded,
+        lora=run.policy.lora is not None,
+        tower=run.policy.vision_tower,
+        weight_bytes=2 if half else 4,
+        frozen_bytes=2 if half else 4,
+        compute_bytes=2 if computed else 4,
+        key_bytes=2 if computed and not wide_keys else 4,
+        checkpointing=run.policy.gradient_checkpointing,
+        reference=run.algorithm.loss.kl_coef > 0 and run.policy.lora is None,
+    )
 
 
 def _view_tokens(run: Run) -> tuple[float, str]:

@@ -11,6 +11,8 @@ from infogap.doctor.machine import Device, cores, total_memory
 from infogap.doctor.named import look_at_model, look_at_processes, look_at_shards
 from infogap.doctor.plan import device_count, make_plan
 from infogap.doctor.reading import Run
+from infogap.doctor.settings import look_at_settings
+from infogap.doctor.shapes import published_config, shape_named
 from infogap.doctor.sizes import Sizes, count
 from infogap.policy.loading import check_folder
 
@@ -29,14 +31,22 @@ def look_at_run(run: Run, here: list[Device], planned: Hardware | None) -> list[
     sizes = _sizes(run)
     expected = None if sizes is None else sizes.language + sizes.tower
     found = look_at_model(run, expected) + look_at_shards(run)
+    found += look_at_settings(run, here[0] if planned is None else None)
     found += look_at_processes(run, number, there)
     if planned is None:
         found += _slow(run, here[0])
+    shape = shape_named(run.policy.folder)
+    if sizes is None and shape is not None and not (run.policy.folder / "config.json").exists():
+        text = f"those of Qwen2.5-VL-{shape.upper()}, which the folder's name says: its published shape is used."
+        found.append(Finding("costs", text))
+        sizes = count(published_config(shape), run.policy.lora)
     if sizes is None:
         return [*found, warning("costs", "are not estimated: the model's config.json is enough for it, copy it there.")]
-    on = planned or _rates(here[0], run, sizes)
-    host = None if planned is not None else total_memory() or None
-    return found + look_at_costs(run, make_plan(run, number), sizes, on, host)
+    # processes on a processor share its memory, too
+    sharing = number // run.machines if planned is None and here[0].kind == "cpu" else 0
+    on = planned or _rates(here[0], run, sizes, sharing or 1)
+    host = None if planned is not None else here[0].free if sharing else total_memory() or None
+    return found + look_at_costs(run, make_plan(run, number), sizes, on, host, sharing)
 
 
 def _sizes(run: Run) -> Sizes | None:
@@ -49,12 +59,12 @@ def _sizes(run: Run) -> Sizes | None:
         return None
 
 
-def _rates(device: Device, run: Run, sizes: Sizes) -> Hardware:
-    """The device by its data sheet, else by measurement."""
+def _rates(device: Device, run: Run, sizes: Sizes, processes: int) -> Hardware:
+    """A process's part of the device, by its data sheet, else by measurement."""
     known = find_hardware(device.name) if device.kind == "cuda" else None
     if known is not None:
         return Hardware(known.name, device.memory, known.matmul, known.copy)
-    return measure(device.kind, device.free, sizes, run.algorithm.row_tokens)
+    return measure(device.kind, device.free / processes, sizes, run.algorithm.row_tokens)
 
 
 def _slow(run: Run, device: Device) -> list[Finding]:

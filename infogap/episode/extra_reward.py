@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import traceback
 from abc import ABC, abstractmethod
 from numbers import Real
 from typing import Any, Final, Protocol
@@ -116,15 +117,32 @@ def checked_score(reward: Reward, episode: Episode, sample: Sample) -> float:
         sample: its sample.
 
     Raises:
-        ValueError: if the score is not a finite number; the run ends at once.
+        ValueError: if the score is not a finite number, or a reward of one's own raises an error, which is named with
+            its place; the run ends at once. An error of this package's own rewards comes as it is.
     """
-    score: Any = reward(episode, sample)
+    try:
+        score: Any = reward(episode, sample)
+    except Exception as error:
+        if not isinstance(reward, ExtraReward):
+            raise
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(
+            f"The reward {reward.name} of the sample {sample.key!r} raised {said}{_place_of(error)}: mend "
+            f"{_class_of(reward)}."
+        ) from error
     if not isinstance(score, Real) or not math.isfinite(score):
         raise ValueError(
             f"The reward {reward.name} of the sample {sample.key!r} is {score!r}, but must be a finite number: mend "
             f"{_class_of(reward)}."
         )
     return float(score)
+
+
+def _place_of(error: Exception) -> str:
+    """The last line of the reward's file that ran, as the end of a clause; empty if none did."""
+    called = traceback.extract_tb(error.__traceback__)[1:]
+    own = [frame for frame in called if frame.filename == called[0].filename]
+    return f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
 
 
 def _class_of(reward: object) -> str:

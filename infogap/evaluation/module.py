@@ -8,13 +8,14 @@ import logging
 import platform
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torchmetrics.aggregation import MeanMetric
 
 import infogap
@@ -32,9 +33,9 @@ from infogap.evaluation.report import print_report, write_report
 from infogap.evaluation.results import Results, ResultsError
 from infogap.evaluation.scoring import Scorer
 from infogap.policy.checkpoint import is_directory_checkpoint
-from infogap.policy.loading import PolicyConfig, load_policy
+from infogap.policy.loading import PolicyConfig, check_folder, load_policy
 from infogap.policy.model import Policy
-from infogap.policy.weights import fingerprint, load_weights
+from infogap.policy.weights import check_weights, find_weights, fingerprint, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class EvaluationModule(LightningModule):
         seed: of sampling, noise and random crops.
 
     Raises:
-        ValueError: if ``init_from`` does not exist.
+        ValueError: if ``init_from`` does not exist, or is a folder of neither a model nor a checkpoint.
     """
 
     def __init__(
@@ -87,8 +88,9 @@ class EvaluationModule(LightningModule):
         if source is not None and not source.exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
         self.policy_config = self.first_policy = policy or PolicyConfig()
-        self.weights = source
+        self.weights = source = None if source is None else find_weights(source)
         if source is not None and source.is_dir() and not is_directory_checkpoint(source):
+            check_folder(source)
             self.weights = None
             self.policy_config = replace(self.policy_config, path=str(source), lora=None)
         self.protocol = Protocol(protocol or ProtocolConfig())
@@ -97,6 +99,24 @@ class EvaluationModule(LightningModule):
         self.policy: Policy | None = None
         self._accuracy_so_far = {arm: MeanMetric() for arm in self.play.arms}
         self._left_out = 0
+        self._opened = ExitStack()
+
+    def check_weights(self) -> None:
+        """See that the checkpoint in ``init_from`` can be read and is of the policy's kind.
+
+        Raises:
+            PolicyError: if not.
+        """
+        if self.weights is not None:
+            check_weights(self.policy_config, self.weights)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What closes the predictions if the evaluation stops."""
+        return [_ClosePredictions()]
+
+    def close(self) -> None:
+        """Close the predictions, if they are open."""
+        self._opened.close()
 
     def setup(self, stage: str) -> None:
         """Open the predictions, and refuse what would fail after hours.
@@ -120,7 +140,7 @@ class EvaluationModule(LightningModule):
         judge = None if self.scoring.judge is None else Judge(self.scoring.judge)
         self._scorer = Scorer(self.scoring.mode, benchmark, judge)
         self._how = self._protocol()
-        self._file = PredictionFile(self.output / FILE_NAME, self._how)
+        self._file = self._opened.enter_context(PredictionFile(self.output / FILE_NAME, self._how))
         self._met: dict[Place, None] = {}  # in this pass over the data, in their order
 
     def configure_model(self) -> None:
@@ -134,13 +154,6 @@ class EvaluationModule(LightningModule):
 
     def test_step(self, batch: RowBatch, batch_idx: int) -> None:
         """Play the rows that are not in the predictions yet, and append what came of them."""
-        try:
-            self._take(batch)
-        except BaseException:
-            self._file.close()  # Lightning has no hook for this
-            raise
-
-    def _take(self, batch: RowBatch) -> None:
         self._left_out += batch.left_out
         pending = [case for case in batch.cases if not self._holds(case)]
         played = self._player.play(pending) if pending else None
@@ -160,7 +173,7 @@ class EvaluationModule(LightningModule):
             BenchmarkError: if no row was played.
         """
         predictions = [self._file.predictions[place] for place in self._met]
-        self._file.close()
+        self.close()
         if not predictions:
             raise BenchmarkError(
                 f"No row of {self._data.root} was played: {self._left_out} were left out, since resolution selection "
@@ -260,6 +273,13 @@ class EvaluationModule(LightningModule):
             "versions": {name: version(name) for name in packages},
             "device": device,
         }
+
+
+class _ClosePredictions(Callback):
+    """Lightning tells callbacks of an error, and not the module."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        cast(EvaluationModule, pl_module).close()
 
 
 def _commit() -> str | None:

@@ -22,14 +22,14 @@ from infogap.grpo.config import AlgorithmConfig, OptimConfig
 from infogap.grpo.learner import Learner
 from infogap.grpo.metrics import Sums, add_batch_metrics, add_update_keys, validation_keys
 from infogap.grpo.ranks import Ranks
-from infogap.grpo.run_state import check_resume
+from infogap.grpo.run_state import check_resume, check_validation
 from infogap.grpo.strategy import ShardedStrategy, check_precision, check_strategy
 from infogap.grpo.update import TrainingRow, ground_truth_call, training_rows
 from infogap.policy.loading import PolicyConfig, load_policy
 from infogap.policy.model import Policy
 from infogap.policy.reference import Reference, reference_policy
 from infogap.policy.sharding import ShardingConfig, clip_gradients, resident, shard
-from infogap.policy.weights import load_weights, lora_scale
+from infogap.policy.weights import find_weights, load_weights, lora_scale
 from infogap.rollout import GroupRollout, Rollout, RolloutConfig
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class GRPOModule(LightningModule):
         self.algorithm = algorithm or AlgorithmConfig()
         self.optim_config = optim or OptimConfig()
         self.sharding = sharding or ShardingConfig()
-        self.init_from, self.seed = init_from, seed
+        self.seed = seed
         if self.rollout_config.group_size < 2:
             raise ValueError(
                 f"rollout.group_size is {self.rollout_config.group_size}: GRPO compares the episodes of one sample, so "
@@ -87,6 +87,7 @@ class GRPOModule(LightningModule):
             )
         if init_from is not None and not Path(init_from).exists():
             raise ValueError(f"model.init_from {init_from!r} does not exist: give a checkpoint or a model folder.")
+        self.init_from = None if init_from is None else str(find_weights(Path(init_from)))
         _warn_of_rounding(self.policy_config)
         self.rewards = RewardSet.from_config(self.reward_config, self.protocol)
         self.grounding_loss_weight = 0.0
@@ -102,14 +103,14 @@ class GRPOModule(LightningModule):
         """Refuse what would fail after hours: see ``check_strategy`` and ``check_resume``."""
         check_strategy(self.trainer.strategy, self.trainer.world_size)
         check_precision(self.trainer.strategy, str(self.trainer.precision), self.sharding.compute_dtype)
-        if stage == "fit" and self.trainer.ckpt_path is not None:
-            check_resume(
-                Path(self.trainer.ckpt_path),
-                policy=asdict(self.policy_config),
-                init_from=self.init_from,
-                rewards=self.rewards.names,
-                sharded=isinstance(self.trainer.strategy, ShardedStrategy),
-            )
+        if self.trainer.ckpt_path is None:
+            return
+        path, policy = Path(self.trainer.ckpt_path), asdict(self.policy_config)
+        sharded = isinstance(self.trainer.strategy, ShardedStrategy)
+        if stage == "fit":
+            check_resume(path, policy=policy, init_from=self.init_from, rewards=self.rewards.names, sharded=sharded)
+        else:
+            check_validation(path, policy=policy, sharded=sharded)
 
     def configure_model(self) -> None:
         """Load the policy once, and the reference if the KL term needs one; shard both under FSDP."""

@@ -33,13 +33,7 @@ def check_resume(
             other rewards.
     """
     noted = read_run_state(path)
-    if path.is_dir() and not sharded:
-        raise ValueError(
-            f"The checkpoint {path} is a folder of shards, which only a sharded run goes on from: add --config "
-            "configs/strategy/fsdp.yaml, or give it as model.init_from to start another run from its weights."
-        )
-    if "policy" in noted:
-        _check_policy(path, noted["policy"], policy)
+    _check_weights(path, noted, policy, sharded)
     if "init_from" in noted and not _same_path(noted["init_from"], init_from):
         before, now = (_start(start) for start in (noted["init_from"], init_from))
         raise ValueError(
@@ -54,12 +48,46 @@ def check_resume(
         )
 
 
+def check_validation(path: Path, *, policy: dict[str, Any], sharded: bool) -> None:
+    """See that a run can play with the weights of a checkpoint, before anything large is loaded.
+
+    Args:
+        path: a checkpoint: a file, or the folder of a sharded one. It may hold weights only.
+        policy: fields of this run's ``PolicyConfig``.
+        sharded: whether this run is sharded, and can read the folder of a sharded checkpoint.
+
+    Raises:
+        ValueError: if the path is no whole checkpoint of ours, or is of another policy.
+    """
+    _check_weights(path, _read_checkpoint(path)["infogap"], policy, sharded)
+
+
+def _check_weights(path: Path, noted: dict[str, Any], policy: dict[str, Any], sharded: bool) -> None:
+    if path.is_dir() and not sharded:
+        raise ValueError(
+            f"The checkpoint {path} is a folder of shards, which only a sharded run goes on from: add --config "
+            "configs/strategy/fsdp.yaml, or give it as model.init_from to start another run from its weights."
+        )
+    if "policy" in noted:
+        _check_policy(path, noted["policy"], policy)
+
+
 def read_run_state(path: Path) -> dict[str, Any]:
     """What the module noted in a checkpoint; weights are not read.
 
     Raises:
-        ValueError: if the path is no whole checkpoint of ours.
+        ValueError: if the path is no whole checkpoint of ours, or one of weights only.
     """
+    checkpoint = _read_checkpoint(path)
+    missing = {"loops", "callbacks", "lr_schedulers"} - set(checkpoint)
+    if missing or (path.is_file() and "optimizer_states" not in checkpoint):
+        raise ValueError(f"{path} holds weights only, not a run's state: give it as model.init_from instead.")
+    noted: dict[str, Any] = checkpoint["infogap"]
+    return noted
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    """The contents of a checkpoint of ours."""
     if not path.exists():
         raise ValueError(f"There is no checkpoint {path}: name a file or a folder below a run's 'checkpoints'.")
     checkpoint = _read(path)
@@ -68,11 +96,7 @@ def read_run_state(path: Path) -> dict[str, Any]:
             f"{path} is no checkpoint of infogap: name one from a run's folder 'checkpoints', or give weights of "
             "another origin as model.init_from."
         )
-    missing = {"loops", "callbacks", "lr_schedulers"} - set(checkpoint)
-    if missing or (path.is_file() and "optimizer_states" not in checkpoint):
-        raise ValueError(f"{path} holds weights only, not a run's state: give it as model.init_from instead.")
-    noted: dict[str, Any] = checkpoint["infogap"]
-    return noted
+    return checkpoint
 
 
 def _read(path: Path) -> Any:

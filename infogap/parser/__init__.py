@@ -12,8 +12,10 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
+from infogap.parser.classes import explain_constructor
 from infogap.parser.comments import comment, texts_of
 from infogap.parser.fields import fields_of
+from infogap.parser.files import ConfigError
 from infogap.parser.help import GENERAL, render, render_classes, render_trainer
 from infogap.parser.messages import explain
 
@@ -77,6 +79,20 @@ class ShortParser(ArgumentParser):
         fields = [field for name, owner in self.sections.items() for field in fields_of(owner, name)]
         found = {field.name: field.kind for field in fields if field.name not in self.linked}
         return found | dict.fromkeys(self._general(), "")
+
+    def instantiate(self, *args: Any, **settings: Any) -> Any:
+        """Make the objects that the configuration names.
+
+        Raises:
+            ConfigError: for an error in the constructor of a class that is not ours; an error of ours comes as it is.
+        """
+        try:
+            return super().instantiate(*args, **settings)
+        except Exception as error:
+            explained = explain_constructor(error)
+            if explained is None:
+                raise
+            raise ConfigError(explained) from error
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print what is wrong as one line and exit with status 2."""

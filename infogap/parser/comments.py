@@ -39,18 +39,19 @@ def comment(written: str, texts: Mapping[str, str]) -> str:
     """
     lines: list[str] = []
     above: list[tuple[int, str]] = []
-    owner = ""
+    owners: dict[int, str] = {}  # of the class_path at each depth
     for line in written.splitlines():
         found = _KEY.match(line)
         if found:
             indent = len(found[1]) + len(found[2] or "")
             above = [each for each in above if each[0] < indent]
             inside = bool(above) and above[-1][1] == "init_args"
-            name = f"{owner}:{found[3]}" if inside else ".".join([*(each[1] for each in above), found[3]])
+            path = [owners.get(above[-1][0], "")] if inside else [each[1] for each in above]
+            name = (":" if inside else ".").join([*path, found[3]])
             lines += _comments(texts.get(name, ""), len(found[1]))
             above.append((indent, found[3]))
             if found[3] == "class_path" and found[4]:
-                owner = found[4].rpartition(".")[2]
+                owners[indent] = found[4].rpartition(".")[2]
         lines.append(line)
     return "\n".join(lines) + "\n"
 

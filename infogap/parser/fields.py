@@ -34,6 +34,10 @@ _PLAIN: Final[Mapping[object, str]] = {
 }
 
 
+_IN_WORDS: Final[Mapping[str, str]] = {"false": "no", "true": "yes", "[]": "none"}
+"""How a docstring may say a default."""
+
+
 @dataclass(frozen=True)
 class Field:
     """One field.
@@ -96,6 +100,14 @@ def summary_of(owner: Any) -> str:
 def first_sentence(text: str) -> str:
     """Everything up to the first full stop that ends a sentence."""
     return re.split(r"(?<=[^.\d][.])\s+(?=[A-Z(\"`])", text, maxsplit=1)[0]
+
+
+def without_default(field: Field) -> str:
+    """The text of a field without a clause that says no more than its default, which stands beside it."""
+    words = [field.default, *([_IN_WORDS[field.default]] if field.default in _IN_WORDS else [])]
+    said = rf"default:? (?:{'|'.join(map(re.escape, words))})"
+    whole = re.sub(rf"(?:^|(?<=\.)\s){said}\.(?=\s|$)", "", field.text, flags=re.IGNORECASE).strip()
+    return re.sub(rf"; {said}\.(?=\s|$)", ".", whole) or field.text
 
 
 def spell(hint: Any) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
-from infogap.parser.fields import REQUIRED, Field, fields_of, first_sentence, summary_of
+from infogap.parser.fields import REQUIRED, Field, fields_of, first_sentence, summary_of, without_default
 
 TRAINER_PAGE: Final = "https://lightning.ai/docs/pytorch/stable/common/trainer.html"
 
@@ -32,6 +32,10 @@ GENERAL: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
             "--ckpt_path PATH",
             "A checkpoint of a run of ours, or a folder of them, of which the newest is taken: fit goes on from it, "
             "validate plays its policy, and test takes --model.init_from instead.",
+        ),
+        "weights_only": (
+            "--weights_only true|false",
+            "Lightning's; of no effect, since checkpoints of ours are always read as tensors and plain values.",
         ),
         "trainer.help": ("--trainer.help", "Print the options of Lightning's trainer, one sentence each."),
     }
@@ -88,7 +92,7 @@ def render_fields(fields: Iterable[Field]) -> str:
     lines = []
     for field in fields:
         if field.holds:
-            lines += ["", _wrapped(f"{field.name}: {_plain(field.text)}", 4, first="  ")]
+            lines += ["", _wrapped(f"{field.name} {field.kind}: {_plain(field.text)}", 4, first="  ")]
         else:
             lines.append(_entry(f"--{field.name} {field.kind}", _told(field)))
     return "\n".join(lines)
@@ -102,7 +106,7 @@ def render_trainer(owner: Any) -> str:
 
 def _told(field: Field, text: str | None = None) -> str:
     """The sentence of a field, and its default."""
-    sentence = _plain(field.text if text is None else text)
+    sentence = _plain(without_default(field) if text is None else text)
     default = field.default if len(field.default) <= LONGEST_DEFAULT else "see --print_config"
     if default == REQUIRED:
         return f"{sentence.rstrip('.')} (required)."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import pydoc
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,17 +12,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from infogap.parser.classes import explain_broken, explain_class, explain_key, given_value
+
 _HEADING: Final = re.compile(r'^(?:- )?Parser key "([^"]+)":\s*(.*)')
 _UNKNOWN: Final = re.compile(
     r"Subcommand '[^']+' does not accept option '([^']+)'|Option '([^']+)' is not accepted$|"
     r"[Uu]nrecognized arguments: --([^\s=]+)"
 )
 _GROUP: Final = re.compile(r"Group '([^']*)' does not accept option '([^']+)'")
-_CLASS_PATH: Final = re.compile(
-    r"Expected a dot import path string: (\S+)|No module named '([^']+)'|has no attribute '?(\w+)"
-)
 _CLASS: Final = re.compile(r"Problem with given class_path '([\w.]+)'")
-_EXPECTED: Final = re.compile(r"Expected an? (.+?)(?:\. Got value: (.*))?$", re.DOTALL)
+_EXPECTED: Final = re.compile(r"Expected an? (?!path but)(.+?)(?:\. Got value: (.*))?$", re.DOTALL)
 _NO_REASON: Final = (
     "Does not validate",
     "Subtypes:",
@@ -42,6 +42,7 @@ _WORDS: Final = {
     "str": "text",
     "NoneType": "null",
     "list": "a list",
+    "tuple": "a list",
     "dict": "fields",
     "collections.abc.Iterable": "a list",
 }
@@ -76,19 +77,19 @@ def explain(message: str, kinds: Mapping[str, str] = MappingProxyType({}), class
         if explained:
             return explained
     fault = _first_fault(message)
+    misplaced = explain_key(message, fault.place)
+    if misplaced:
+        return misplaced
     reason = fault.reasons[0] if fault.reasons else _one_line(message)
     unknown = _unknown_name(reason)
     if unknown is not None:
         return _explain_unknown(fault, unknown, list(known))
     expected = [found for found in map(_EXPECTED.match, fault.reasons) if found and "import path" not in found[0]]
-    path = _CLASS_PATH.search(message)
-    if path and not any(found[2] for found in expected):
-        return _explain_class(fault.place, path[1] or path[2] or path[3], list(classes))
-    if expected or "Not a valid subclass" in message:
-        given = next((found[2] for found in expected if found[2]), None) or _given_value(message)
-        wanted = list(dict.fromkeys(in_words(found[1]) for found in expected)) or ["its fields, or a YAML file of them"]
-        return _explain_type(_named(fault, known), given, wanted, known.get(fault.place, ""))
-    return f"{fault.place}: {reason}" if fault.place and fault.place not in reason else reason
+    if not any(found[2] for found in expected):
+        explained = explain_class(message, fault.place, list(classes))
+        if explained:
+            return explained
+    return _explain_value(message, fault, [(found[1], found[2]) for found in expected], known)
 
 
 def nearest_field(name: str, names: Sequence[str]) -> str:
@@ -216,6 +217,30 @@ def _explain_unknown(fault: Fault, unknown: str, names: Sequence[str]) -> str:
     return f"{fault.place}: {fault.owner.rpartition('.')[2]} has no argument {unknown}: {remedy}"
 
 
+def _explain_value(
+    message: str, fault: Fault, expected: Sequence[tuple[str, str | None]], known: Mapping[str, str]
+) -> str:
+    """A value that is none of what was expected, or that was refused for a reason of its own."""
+    fields = re.search(r'Parser key "([^"]+)": Unable to load config "(.*)"', message)
+    if fields:
+        place = fault.place if fault.place.endswith(fields[1]) else f"{fault.place}.{fields[1]}"
+        return f"{place} is {fields[2]!r}: give its fields, or a YAML file of them."
+    # an error of a module that was imported stands beside all that the value is not
+    real = [reason for reason in fault.reasons if not _EXPECTED.match(reason)]
+    missing = re.match(r"the following arguments are required: (.*)", real[0]) if real else None
+    if missing:
+        return f"{fault.place}: {missing[1]} must be given, as {{{missing[1]}: ...}}."
+    if real and (expected or not fault.place):
+        nested = re.search(r"Given value: NestedArg\(key='([\w.]+)", message)
+        return explain_broken(message, f"{fault.place}.{nested[1]}" if nested else fault.place, real[0])
+    if expected or "Not a valid subclass" in message:
+        given = next((value for _, value in expected if value), None) or given_value(message)
+        wanted = list(dict.fromkeys(in_words(kind) for kind, _ in expected)) or ["its fields, or a YAML file of them"]
+        return _explain_type(_named(fault, known), given, wanted, known.get(fault.place, ""))
+    reason = fault.reasons[0] if fault.reasons else _one_line(message)
+    return f"{fault.place}: {reason}" if fault.place and fault.place not in reason else reason
+
+
 def _named(fault: Fault, known: Iterable[str]) -> str:
     """The field's full name; of a class that a field holds, the class and its argument."""
     if not fault.owner or fault.place in known:
@@ -224,24 +249,29 @@ def _named(fault: Fault, known: Iterable[str]) -> str:
     return f"{place}: {fault.owner.rpartition('.')[2]}.{argument}"
 
 
-def _explain_class(place: str, name: str, classes: Sequence[str]) -> str:
-    found = difflib.get_close_matches(name.rpartition(".")[2], classes, n=1)
-    remedy = f"did you mean {found[0]}?" if found else "give the full path of one, such as package.module.Class."
-    return f"{place}: there is no class {name}: {remedy}"
-
-
 def _explain_type(place: str, given: str, wanted: Sequence[str], kind: str) -> str:
     value = given if len(given) <= 60 else f"{given[:57]}..."
-    what = " or ".join(wanted)
+    what = " or ".join(_joined(wanted))
     if kind.startswith("[") and not any("list" in each for each in wanted):
         return f"{place} holds {value!r}: each value must be {what}."
-    return f"{place} is {value!r}: give {what}."
+    example = "" if wanted != ["a list"] else f", such as {_as_list(given, kind)}"
+    return f"{place} is {value!r}: give {what}{example}."
 
 
-def _given_value(message: str) -> str:
-    found = re.search(r"Given value: (.*)", message)
-    nested = re.match(r"NestedArg\(key='[^']*', val='?(.*?)'?\)$", found[1]) if found else None
-    return nested[1] if nested else found[1] if found else ""
+def _joined(wanted: Iterable[str]) -> list[str]:
+    """What may be given, with all words of which one may be chosen in one place."""
+    plain = [each for each in wanted if not each.startswith("one of ")]
+    words = dict.fromkeys(
+        word for each in wanted if each.startswith("one of ") for word in each.removeprefix("one of ").split(", ")
+    )
+    return [*([f"one of {', '.join(words)}"] if words else []), *plain]
+
+
+def _as_list(given: str, kind: str) -> str:
+    """A value as the list that was meant; where a fixed number is asked for, so many."""
+    values = re.findall(r"[^\s,()\[\]]+", given) or ["..."]
+    length = kind.count(",") + 1 if kind.startswith("[") and "..." not in kind else len(values)
+    return f"[{', '.join(itertools.islice(itertools.cycle(values), length))}]"
 
 
 def _one_line(text: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -110,6 +111,10 @@ def read_rollout_step(path: Path) -> int | None:
 
 
 def _load(path: Path) -> dict[str, Any]:
+    if path.is_file() and not zipfile.is_zipfile(path):  # torch would speak of how it reads files, not of this one
+        raise PolicyError(
+            f"{path} cannot be loaded (it is cut off, or no checkpoint): give one that `infogap fit` has written."
+        )
     with loading(path):
         # mapped, a weight is read from the disk when it is copied, and the optimiser's state never
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -10,12 +10,26 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers import AutoTokenizer, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from infogap.policy.checkpoint import LIST_NAME, REST_NAME, Checkpoint, is_directory_checkpoint, read_checkpoint
-from infogap.policy.loading import LoraConfig, PolicyConfig, check_folder, loading
+from infogap.policy.checkpoint_folder import FOLDER, has_checkpoint, newest_checkpoint
+from infogap.policy.loading import LoraConfig, PolicyConfig, check_folder, loading, prepare_training, read_patchifier
 from infogap.policy.model import Policy
 from infogap.policy.vocabulary import PolicyError
+
+
+def find_weights(source: Path) -> Path:
+    """What a path stands for: the folder of a run, or its folder ``checkpoints``, for the newest checkpoint in it.
+
+    Args:
+        source: any path; all others stand for themselves.
+    """
+    if source.is_dir() and not is_directory_checkpoint(source) and not (source / "config.json").is_file():
+        for folder in (source / FOLDER, source):
+            if has_checkpoint(folder):
+                return newest_checkpoint(folder)
+    return source
 
 
 def load_weights(policy: Policy, source: Path) -> None:
@@ -25,11 +39,12 @@ def load_weights(policy: Policy, source: Path) -> None:
 
     Args:
         policy: whose weights are replaced, before it is sharded.
-        source: a checkpoint, file or directory, or a model folder.
+        source: a checkpoint, file or directory, a run or its folder of checkpoints, or a model folder.
 
     Raises:
         PolicyError: if the weights are not those of this model.
     """
+    source = find_weights(source)
     if source.is_dir() and not is_directory_checkpoint(source):
         check_folder(source)
         with loading(source):
@@ -53,22 +68,60 @@ def load_checkpoint(policy: Policy, checkpoint: Checkpoint, source: Path) -> Non
     Raises:
         PolicyError: if the weights are not those of this model.
     """
+    _check_adapters(policy, checkpoint, source)
+    _copy(checkpoint.weights, checkpoint.shapes, policy.state_dict(), source)
+    policy.forget_images()
+
+
+def check_weights(config: PolicyConfig, source: Path) -> None:
+    """See that a checkpoint is whole and of a policy's kind, before anything large is loaded.
+
+    Args:
+        config: the policy.
+        source: the checkpoint.
+
+    Raises:
+        PolicyError: if it cannot be read, or ``load_weights`` would refuse it.
+    """
+    checkpoint = read_checkpoint(source)
+    policy = _outline(config)
+    _check_adapters(policy, checkpoint, source)
+    _check_shapes(checkpoint.shapes, policy.state_dict(), source)
+
+
+def _outline(config: PolicyConfig) -> Policy:
+    """A policy whose weights have names and shapes and no values."""
+    check_folder(config.folder)
+    patchifier = read_patchifier(config.folder)
+    with loading(config.folder):
+        tokenizer = AutoTokenizer.from_pretrained(config.folder, local_files_only=True)
+        with torch.device("meta"):
+            model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_pretrained(config.folder))
+    policy = Policy(model, tokenizer, patchifier)
+    with torch.device("meta"):
+        prepare_training(policy, config)
+    return policy
+
+
+def _check_adapters(policy: Policy, checkpoint: Checkpoint, source: Path) -> None:
     stored, own = checkpoint.metadata.get("lora"), lora_scale(policy)
     if stored is not None and stored != own:
         raise PolicyError(
             f"{source} holds adapters with {stored}, and the policy has {own or 'none'}: set policy.lora to the same."
         )
-    _copy(checkpoint.weights, checkpoint.shapes, policy.state_dict(), source)
-    policy.forget_images()
+
+
+def _check_shapes(shapes: Mapping[str, torch.Size], wanted: Mapping[str, Tensor], source: Path) -> None:
+    wrong = first_misfit(shapes, wanted)
+    if wrong is not None:
+        raise PolicyError(f"{source} does not fit the policy, first at {wrong!r}: give weights of the same model.")
 
 
 def _copy(
     state: Mapping[str, Tensor], shapes: Mapping[str, torch.Size], wanted: Mapping[str, Tensor], source: Path
 ) -> None:
     """Copy weight by weight, so that no second copy of the policy is in memory; none if one of them does not fit."""
-    wrong = first_misfit(shapes, wanted)
-    if wrong is not None:
-        raise PolicyError(f"{source} does not fit the policy, first at {wrong!r}: give weights of the same model.")
+    _check_shapes(shapes, wanted, source)
     for name in shapes:
         wanted[name].copy_(state[name])
 
@@ -153,11 +206,12 @@ def fingerprint(source: Path) -> str:
 
     Args:
         source: a model folder, of which ``config.json`` and the ``*.safetensors`` files count, or a checkpoint, all
-            of which counts.
+            of which counts; a run or its folder of checkpoints stands for the newest.
 
     Raises:
         FileNotFoundError: if the folder lacks one of them.
     """
+    source = find_weights(source)
     if source.is_file():
         return _digest([source])
     if is_directory_checkpoint(source):

@@ -9,40 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from infogap.doctor.shapes import SHAPES, published_config
 from infogap.policy.loading import NEEDLE_POLICY
 from infogap.policy.packing import Group
 from infogap.policy.patches import Patches
 
-# the published configurations, without what transformers has as its default
-VISION = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "num_heads": 16,
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-    "hidden_act": "silu",
-}
-SHAPES: dict[str, dict[str, Any]] = {
-    "3b": {
-        "vocab_size": 151936,
-        "hidden_size": 2048,
-        "intermediate_size": 11008,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 2,
-        "tie_word_embeddings": True,
-    },
-    "7b": {
-        "vocab_size": 152064,
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-    },
-}
 NAMES = ("needle", *SHAPES)
 
 
@@ -57,23 +28,13 @@ def build_config(shape: str, tokenizer: PreTrainedTokenizerBase) -> Qwen2_5_VLCo
         return Qwen2_5_VLConfig.from_pretrained(NEEDLE_POLICY, local_files_only=True)
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("endoftext", "im_end", "image_pad")}
     ids |= {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in ("video_pad", "vision_start")}
-    text = SHAPES[shape] | {
-        "rms_norm_eps": 1e-6,
-        "max_position_embeddings": 128000,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
-        "bos_token_id": ids["endoftext"],
-        "eos_token_id": ids["im_end"],
-        "pad_token_id": ids["endoftext"],
-    }
-    return Qwen2_5_VLConfig(
-        text_config=text,
-        vision_config=VISION | {"out_hidden_size": text["hidden_size"]},
-        image_token_id=ids["image_pad"],
-        video_token_id=ids["video_pad"],
-        vision_start_token_id=ids["vision_start"],
-        vision_end_token_id=tokenizer.convert_tokens_to_ids("<|vision_end|>"),
-        tie_word_embeddings=text["tie_word_embeddings"],
-    )
+    config = published_config(shape)
+    config.image_token_id, config.video_token_id = ids["image_pad"], ids["video_pad"]
+    config.vision_start_token_id = ids["vision_start"]
+    config.vision_end_token_id = tokenizer.convert_tokens_to_ids("<|vision_end|>")
+    text = config.text_config
+    text.bos_token_id, text.eos_token_id, text.pad_token_id = ids["endoftext"], ids["im_end"], ids["endoftext"]
+    return config
 
 
 def build_model(

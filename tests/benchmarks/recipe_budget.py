@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from model_shapes import build_config, read_tokenizer
-
 from infogap.doctor.budget import Recipe, Workload, memory, step_time
 from infogap.doctor.hardware import TABLE
+from infogap.doctor.shapes import published_config
 from infogap.doctor.sizes import count
 
 GIB = 1 << 30
@@ -76,7 +75,7 @@ def main() -> None:
     )
     print("|---" * 11 + "|")
     for row in ROWS:
-        sizes = count(build_config(row.shape, read_tokenizer()))
+        sizes = count(published_config(row.shape))
         held = memory(row.recipe, row.work, sizes, H100.memory)
         seconds = step_time(row.recipe, row.work, sizes, held.cache, H100)
         cells = [row.name, f"{row.devices}", f"{held.states / GIB:.0f} GiB"]

@@ -50,11 +50,10 @@ def find_benchmark(name: str) -> Benchmark:
     """The benchmark of a name.
 
     Raises:
-        BenchmarkError: if there is none; names the nearest.
+        BenchmarkError: if there is none; names the nearest, if one is near.
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]()
-    nearest = get_close_matches(name.lower(), BENCHMARKS, n=1, cutoff=0.0)
-    raise BenchmarkError(
-        f"There is no benchmark {name!r}: did you mean {nearest[0]!r}? All are {', '.join(sorted(BENCHMARKS))}."
-    )
+    nearest = get_close_matches(name.lower(), BENCHMARKS, n=1)
+    meant = f"did you mean {nearest[0]!r}? All are" if nearest else "give one of"
+    raise BenchmarkError(f"There is no benchmark {name!r}: {meant} {', '.join(sorted(BENCHMARKS))}.")
