@@ -64,8 +64,8 @@ class EvaluationModule(LightningModule):
         protocol: the texts that policy and environment exchange.
         play: arms, views, and how episodes are played.
         scoring: what counts as right.
-        init_from: what to evaluate: a checkpoint of ours, whose weights replace those of ``policy.path``, or a local
-            Hugging Face folder, which then is the policy. None evaluates ``policy.path``.
+        init_from: what to evaluate: a checkpoint of ours, or a run for its newest, whose weights replace those of
+            ``policy.path``, or a local Hugging Face folder, which then is the policy. None evaluates ``policy.path``.
         output: folder for predictions, results, report and plots. A second run goes on where the first stopped.
         seed: of sampling, noise and random crops.
 

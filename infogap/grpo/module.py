@@ -48,8 +48,9 @@ class GRPOModule(LightningModule):
         algorithm: how episodes become gradients.
         optim: the optimiser.
         sharding: how the policy is sharded under ``configs/strategy/fsdp.yaml``; otherwise not looked at.
-        init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours or a model folder.
-            Only weights are taken; to go on with an interrupted run use ``--ckpt_path``.
+        init_from: weights to start from instead of those of ``policy.path``: a checkpoint of ours, for whose newest a
+            run or its folder ``checkpoints`` stands, or a model folder. Only weights are taken; to go on with an
+            interrupted run use ``--ckpt_path``.
         seed: of the episodes. Sampling depends on (seed, rollout step, the sample's place in the step, episode) and
             nothing else. Place ``number * ranks + rank`` is sample ``number`` of a rank: however many ranks share the
             same samples in turn, they play the same episodes.
