@@ -94,7 +94,8 @@ class InfogapCLI(LightningCLI):
                 cast(InfogapParser, each).comment_dumps()
             args = ["--print_config" if word == COMMENTED else word for word in args]
         super().parse_arguments(parser, args)
-        seed = self.config[self.config["subcommand"]]["seed_everything"]
+        command = self.config.get("subcommand")
+        seed = (self.config[command] if command else self.config)["seed_everything"]
         if not 0 <= int(seed) <= LARGEST_SEED:
             raise ConfigError(f"seed_everything is {seed}: give a number from 0 to {LARGEST_SEED}.")
 
@@ -110,7 +111,7 @@ class InfogapCLI(LightningCLI):
         Raises:
             ConfigError: for what Lightning refuses, such as a strategy that does not exist.
         """
-        chosen = self.config_init[self.subcommand]["trainer"]
+        chosen = self._get(self.config_init, "trainer")
         if chosen["enable_progress_bar"] is False and isinstance(chosen["callbacks"], list):
             chosen["callbacks"] = [each for each in chosen["callbacks"] if not isinstance(each, RewardProgressBar)]
         try:

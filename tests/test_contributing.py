@@ -52,6 +52,7 @@ def follow(page: str, folder: Path) -> None:
     # the folder's own package, if it has one, and not that which runs this test
     python_path = os.pathsep.join([str(folder), str(ROOT)])
     environment = os.environ | {
+        "PYTEST_ADDOPTS": "",  # of the run that this test is part of, such as how much must be covered
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": python_path,
     }

@@ -200,7 +200,9 @@ def _steps(trainer: Any) -> int | None:
     batches, epochs, most = trainer["limit_train_batches"], trainer["max_epochs"], trainer["max_steps"]
     if 0 in (batches, epochs, most):
         return 0
-    limits = [batches * (epochs or 1)] if isinstance(batches, int) and (epochs or 1) > 0 else []
+    # a whole number above 1 may come as a float: which of the two the parser tries first is not settled
+    counted = isinstance(batches, int) or (batches is not None and batches > 1)
+    limits = [int(batches) * (epochs or 1)] if counted and (epochs or 1) > 0 else []
     limits += [most] if most is not None and most > 0 else []
     return min(limits, default=None)
 
